@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from baichuan_intel.artifact.weights import WeightStore
 from baichuan_intel.errors import BackendError
 from baichuan_intel.lowbit.recipe import Recipe
+from baichuan_intel.lowbit.scratch import WeightStore
 from baichuan_intel.model.config import BaichuanConfig
 from baichuan_intel.model.sampling import Sampling
 

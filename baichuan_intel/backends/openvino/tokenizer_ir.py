@@ -1,0 +1,48 @@
+"""OpenVINO tokenizer and detokenizer models made from tokenizer.model, without remote code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from baichuan_intel.errors import MissingDependencyError, TokenizerError
+
+
+def write_tokenizer_ir(folder: Path) -> None:
+    """Writes openvino_tokenizer.* and openvino_detokenizer.* beside ``folder``/tokenizer.model.
+
+    Raises:
+        MissingDependencyError: the ``convert`` extra is not installed.
+        TokenizerError: the tokenizer cannot be converted.
+    """
+    try:
+        import google.protobuf  # noqa: F401  (without it the conversion refuses misleadingly)
+        import openvino as ov
+        from openvino_tokenizers import convert_tokenizer
+        from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+    except ImportError as error:
+        raise MissingDependencyError(error.name or "transformers", "convert", "converting") from None
+
+    class BaichuanTokenizer(SentencePieceBackend):
+        """Just enough for the converter: it reads the SentencePiece file itself."""
+
+        vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012  (transformers' own form)
+
+    tokenizer = BaichuanTokenizer(
+        vocab_file=str(folder / "tokenizer.model"),
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<unk>",
+    )
+    try:
+        models = convert_tokenizer(
+            tokenizer,
+            with_detokenizer=True,
+            add_special_tokens=False,
+            # "</s>" typed by a user is text, as SentencePiece itself has it.
+            handle_special_tokens_with_re=False,
+        )
+    except Exception as error:
+        raise TokenizerError(f"tokenizer.model cannot be converted to OpenVINO: {error}") from error
+    for model, name in zip(models, ("openvino_tokenizer", "openvino_detokenizer"), strict=True):
+        ov.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from baichuan_intel.errors import ConfigError, ContextLengthError, PromptError
-from baichuan_intel.model.config import read_json
-from baichuan_intel.model.sampling import GENERATION_CONFIG
+from baichuan_intel.model.checks import is_whole, shown
+from baichuan_intel.model.sampling import GENERATION_CONFIG, read_generation_config
 
 Message = Mapping[str, Any]
 Encode = Callable[[str], list[int]]
@@ -59,8 +59,8 @@ class TurnTokens:
 
     def __post_init__(self) -> None:
         for name, value in (("user_token_id", self.user), ("assistant_token_id", self.assistant)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MAX_TOKEN_ID:
-                raise ConfigError(f"{GENERATION_CONFIG}: {name} is {value!r:.80}, expected a token id")
+            if not is_whole(value, 0, _MAX_TOKEN_ID):
+                raise ConfigError(f"{GENERATION_CONFIG}: {name} is {shown(value)}, expected a token id")
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> TurnTokens:
@@ -69,9 +69,7 @@ class TurnTokens:
         Raises:
             ConfigError: the file cannot be read, or a value is not a token id.
         """
-        if not (Path(folder) / GENERATION_CONFIG).exists():
-            return cls()
-        raw = read_json(folder, GENERATION_CONFIG)
+        raw = read_generation_config(folder) or {}
         default = cls()
         return cls(raw.get("user_token_id", default.user), raw.get("assistant_token_id", default.assistant))
 
@@ -153,7 +151,7 @@ def _check_message(n: int, message: object) -> None:
             raise PromptError(f"{where} has no {key}")
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        raise PromptError(f"{where} has role {role!r:.80}, expected one of {', '.join(ROLES)}")
+        raise PromptError(f"{where} has role {shown(role)}, expected one of {', '.join(ROLES)}")
     if role == "system" and n > 0:
         raise PromptError(f"{where} is a system message: only the first message may be one")
     if not isinstance(content, str):

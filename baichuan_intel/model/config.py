@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from baichuan_intel.errors import ConfigError
+from baichuan_intel.model.checks import is_number, is_whole, shown
 
 PositionEmbedding = Literal["rope", "alibi"]
 
@@ -16,8 +17,9 @@ PositionEmbedding = Literal["rope", "alibi"]
 ARCHITECTURES = ("BaichuanForCausalLM", "BaiChuanForCausalLM")
 # Baichuan 1 has 64,000 tokens and no norm head, Baichuan 2 has 125,696 and one.
 NORM_HEAD_VOCAB = 100_000
-# Hostile configs must not make us allocate: far above every released model.
+# Hostile configs must not make us allocate or overflow float32: far above every released model.
 _LIMIT = 1 << 20
+_LAYER_LIMIT = 1024
 _JSON_LIMIT_BYTES = 16 << 20
 
 
@@ -50,25 +52,21 @@ class BaichuanConfig:
         for name in (
             "hidden_size",
             "intermediate_size",
-            "num_hidden_layers",
             "num_attention_heads",
             "vocab_size",
             "model_max_length",
         ):
-            _check_int(name, getattr(self, name), low=1)
+            _check_int(name, getattr(self, name), 1, _LIMIT)
+        _check_int("num_hidden_layers", self.num_hidden_layers, 1, _LAYER_LIMIT)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            _check_int(name, getattr(self, name), low=0)
-        for name in ("rms_norm_eps", "rope_theta"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ConfigError(f"config.json: {name} is {value!r}, expected a number")
-            if not (math.isfinite(value) and value > 0):
-                raise ConfigError(f"config.json: {name} is {value!r}, expected a positive number")
+            _check_int(name, getattr(self, name), 0, _LIMIT)
+        _check_number("rms_norm_eps", self.rms_norm_eps, 1e-12, 1.0)
+        _check_number("rope_theta", self.rope_theta, 1.0, 1e12)
         if not isinstance(self.norm_head, bool):
-            raise ConfigError(f"config.json: norm_head is {self.norm_head!r}, expected true or false")
+            raise ConfigError(f"config.json: norm_head is {shown(self.norm_head)}, expected true or false")
         if self.position_embedding not in ("rope", "alibi"):
             raise ConfigError(
-                f"config.json: position_embedding is {self.position_embedding!r}, "
+                f"config.json: position_embedding is {shown(self.position_embedding)}, "
                 "expected 'rope' or 'alibi'"
             )
         if self.hidden_size % self.num_attention_heads:
@@ -127,7 +125,7 @@ class BaichuanConfig:
         if raw.get("tie_word_embeddings", False) is not False:
             raise ConfigError("config.json: tie_word_embeddings is set; no Baichuan checkpoint ties them")
         if raw.get("hidden_act", "silu") != "silu":
-            raise ConfigError(f"config.json: hidden_act is {raw['hidden_act']!r}; Baichuan uses 'silu'")
+            raise ConfigError(f"config.json: hidden_act is {shown(raw['hidden_act'])}; Baichuan uses 'silu'")
         optional = {k: raw[k] for k in _OPTIONAL if raw.get(k) is not None}
         return cls(
             **{k: raw[k] for k in _REQUIRED},
@@ -154,9 +152,9 @@ def read_json(path: str | Path, name: str = "config.json") -> dict[str, Any]:
         ConfigError: the file is missing, too large, not UTF-8 JSON, or not an object.
     """
     file = Path(path)
-    if file.is_dir():
-        file = file / name
     try:
+        if file.is_dir():
+            file = file / name
         if file.stat().st_size > _JSON_LIMIT_BYTES:
             raise ConfigError(f"{file} is over 16 MiB: not a {name}")
         raw = json.loads(file.read_text(encoding="utf-8"))
@@ -179,9 +177,18 @@ _REQUIRED = (
 _OPTIONAL = ("rms_norm_eps", "rope_theta", "bos_token_id", "eos_token_id", "pad_token_id")
 
 
-def _check_int(name: str, value: object, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= _LIMIT:
-        raise ConfigError(f"config.json: {name} is {value!r}, expected a whole number from {low} to {_LIMIT}")
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    if not is_whole(value, low, high):
+        raise ConfigError(
+            f"config.json: {name} is {shown(value)}, expected a whole number from {low} to {high}"
+        )
+
+
+def _check_number(name: str, value: object, low: float, high: float) -> None:
+    if not is_number(value, low, high):
+        raise ConfigError(
+            f"config.json: {name} is {shown(value)}, expected a number from {low:g} to {high:g}"
+        )
 
 
 def _check_is_baichuan(raw: dict[str, Any]) -> None:
@@ -189,8 +196,10 @@ def _check_is_baichuan(raw: dict[str, Any]) -> None:
     named = architectures if isinstance(architectures, list) else []
     if raw.get("model_type") == "baichuan" and (not named or named[0] in ARCHITECTURES):
         return
-    found = ", ".join(map(str, named)) or raw.get("model_type") or "no model_type"
-    raise ConfigError(f"config.json is of another model ({found}): only Baichuan and Baichuan 2 are supported")
+    found = shown(named[0]) if named else f"model_type {shown(raw.get('model_type'))}"
+    raise ConfigError(
+        f"config.json is of another model ({found}): only Baichuan and Baichuan 2 are supported"
+    )
 
 
 def _position_embedding(raw: dict[str, Any]) -> PositionEmbedding:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from baichuan_intel.errors import ConfigError, PromptError
+from baichuan_intel.model.checks import is_number, is_whole, shown
 from baichuan_intel.model.config import read_json
 
 GENERATION_CONFIG = "generation_config.json"
@@ -77,9 +78,9 @@ class Sampling:
         Raises:
             ConfigError: the file cannot be read, or a value is of the wrong type or out of range.
         """
-        if not (Path(folder) / GENERATION_CONFIG).exists():
+        raw = read_generation_config(folder)
+        if raw is None:
             return cls()
-        raw = read_json(folder, GENERATION_CONFIG)
         values = _ABSENT | {key: raw[key] for key in _KEYS if raw.get(key) is not None}
         if (eos := raw.get("eos_token_id")) is not None:
             values["eos_token_ids"] = tuple(eos) if isinstance(eos, list) else (eos,)
@@ -108,25 +109,34 @@ _ABSENT: dict[str, Any] = {
 _KEYS = ("max_new_tokens", *_ABSENT)
 
 
+def read_generation_config(folder: str | Path) -> dict[str, Any] | None:
+    """``folder``'s generation_config.json; None without one, for checkpoints may lack it.
+
+    Raises:
+        ConfigError: the file cannot be read as a JSON object.
+    """
+    file = Path(folder) / GENERATION_CONFIG
+    return read_json(file, GENERATION_CONFIG) if os.path.lexists(file) else None
+
+
 def _check_int(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise PromptError(f"{name} is {value!r:.80}, expected a whole number from {low} to {high}")
+    if not is_whole(value, low, high):
+        raise PromptError(f"{name} is {shown(value)}, expected a whole number from {low} to {high}")
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and low <= value <= high):  # type: ignore[arg-type, operator]
+    if not is_number(value, low, high):
         hint = "; for greedy decoding set do_sample to False" if name == "temperature" else ""
-        raise PromptError(f"{name} is {value!r:.80}, expected a number from {low:g} to {high:g}{hint}")
+        raise PromptError(f"{name} is {shown(value)}, expected a number from {low:g} to {high:g}{hint}")
 
 
 def _check_bool(name: str, value: object) -> None:
     if not isinstance(value, bool):
-        raise PromptError(f"{name} is {value!r:.80}, expected true or false")
+        raise PromptError(f"{name} is {shown(value)}, expected true or false")
 
 
 def _check_eos(ids: object) -> None:
     if not isinstance(ids, tuple) or not 1 <= len(ids) <= _MAX_EOS:
-        raise PromptError(f"eos_token_ids is {ids!r:.80}, expected a tuple of 1 to {_MAX_EOS} token ids")
+        raise PromptError(f"eos_token_ids is {shown(ids)}, expected a tuple of 1 to {_MAX_EOS} token ids")
     for token in ids:
         _check_int("eos_token_ids", token, 0, _MAX_TOKEN_ID)

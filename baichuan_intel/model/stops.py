@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from baichuan_intel.errors import PromptError
+from baichuan_intel.model.checks import shown
 
 _MAX_STOPS = 64
 _MAX_LENGTH = 1024
@@ -28,7 +29,7 @@ class StopStrings:
         for stop in self._stops:
             if not isinstance(stop, str) or not 1 <= len(stop) <= _MAX_LENGTH:
                 raise PromptError(
-                    f"a stop string is {stop!r:.80}, expected text of 1 to {_MAX_LENGTH} characters"
+                    f"a stop string is {shown(stop)}, expected text of 1 to {_MAX_LENGTH} characters"
                 )
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""

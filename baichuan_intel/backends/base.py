@@ -139,9 +139,9 @@ class Backend(ABC):
 
     @abstractmethod
     def open(
-        self, folder: Path, config: BaichuanConfig, device: str, properties: Mapping[str, Any]
+        self, folder: Path, config: BaichuanConfig, device: str, properties: Mapping[str, Any], key: str
     ) -> Session:
-        """Opens ``folder`` on ``device``.
+        """Opens ``folder`` on ``device``; ``key`` names its contents, for a cache of compiled models.
 
         Raises:
             DeviceError: no such device here, or its driver is missing.

@@ -8,11 +8,14 @@ head_dim] a layer. docs/how-it-works.md says why each part has the form it has.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from baichuan_intel.backends.openvino.constants import constant, linear_weight, table_weight
+from baichuan_intel.errors import BackendError
+from baichuan_intel.lowbit.recipe import Recipe
 from baichuan_intel.model.config import BaichuanConfig
 
 if TYPE_CHECKING:
@@ -43,6 +46,27 @@ def build_model(config: BaichuanConfig, weights: WeightStore) -> ov.Model:
     # Hold what the constants view: OpenVINO keeps no reference to numpy memory.
     model._baichuan_weights = builder.held
     return model
+
+
+def save_graph(config: BaichuanConfig, recipe: Recipe, weights: WeightStore, path: Path) -> None:
+    """Writes the model of ``weights`` as ``path`` (.xml) and the .bin beside it.
+
+    Raises:
+        BackendError: OpenVINO could not write it (a full disk, most often).
+    """
+    import openvino as ov
+
+    model = build_model(config, weights)
+    if recipe.bits == 4:
+        # Where the NPU pipeline looks to tell per-channel from grouped codes; NNCF's own names.
+        group = recipe.group_size or -1
+        model.set_rt_info(group, ["nncf", "weight_compression", "group_size"])
+        mode = "int4_sym" if recipe.symmetric else "int4_asym"
+        model.set_rt_info(mode, ["nncf", "weight_compression", "mode"])
+    try:
+        ov.save_model(model, path, compress_to_fp16=False)
+    except RuntimeError as error:
+        raise BackendError(f"OpenVINO could not write {path.name} (is the disk full?): {error}") from error
 
 
 def alibi_slopes(heads: int) -> np.ndarray:

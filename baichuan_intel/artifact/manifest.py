@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from baichuan_intel.artifact.names import check_name, short
+from baichuan_intel.artifact.provenance import CREATED_FORMAT, creation_time, tool_versions
 from baichuan_intel.errors import ArtifactError, ArtifactVersionError, BaichuanError
 from baichuan_intel.lowbit.recipe import Recipe
 from baichuan_intel.model.config import BaichuanConfig
@@ -19,7 +20,6 @@ from baichuan_intel.model.config import BaichuanConfig
 MANIFEST_NAME = "baichuan_intel.json"
 # Raise it whenever a key is added, removed or changes its meaning: older versions then say so.
 SCHEMA_VERSION = 1
-CREATED_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 _LIMIT_BYTES = 16 << 20
 
 
@@ -102,6 +102,22 @@ class Manifest:
                 raise ArtifactError(f"files.{name} has no sha256")
         if self.quality is not None:
             _check_object("quality", self.quality)
+
+    @classmethod
+    def new(cls, backend: str, source: Source, config: BaichuanConfig, recipe: Recipe) -> Manifest:
+        """Of an artifact that is being made by this version, now; `store.seal` adds its files.
+
+        Raises:
+            ArtifactError: a value is wrong, or SOURCE_DATE_EPOCH is no time.
+        """
+        return cls(
+            backend=backend,
+            source=source,
+            config=config,
+            recipe=recipe,
+            versions=tool_versions(),
+            created=creation_time(),
+        )
 
     @property
     def artifact_hash(self) -> str:

@@ -23,6 +23,8 @@ class StopStrings:
     """
 
     def __init__(self, stops: str | Iterable[str] = ()) -> None:
+        if not isinstance(stops, Iterable):
+            raise PromptError(f"stop is a {type(stops).__name__}, expected a text or a list of texts")
         self._stops = (stops,) if isinstance(stops, str) else tuple(stops)
         if len(self._stops) > _MAX_STOPS:
             raise PromptError(f"{len(self._stops)} stop strings, expected at most {_MAX_STOPS}")

@@ -46,6 +46,7 @@ class Tokenizer:
         """The ids of ``text``; no bos or eos is added.
 
         The text of a user-defined symbol, such as ``<reserved_106>``, becomes its id, as upstream's does.
+        U+2581 is SentencePiece's own sign for a space and comes back as one.
 
         Raises:
             PromptError: not text, or text with lone surrogates, which no tokenizer can encode.

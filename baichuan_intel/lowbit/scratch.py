@@ -105,7 +105,7 @@ class WeightStore:
             array = np.memmap(self._file, dtype=array_type, mode="r+", offset=start, shape=shape)
         except OSError as error:
             raise ArtifactError(
-                f"{self._path.parent} has no room for {size / 1e9:.2f} GB more of quantised weights "
+                f"{self._path.parent} has no room for {size / 1e6:.1f} MB more of quantised weights "
                 f"({error.strerror}): free some space, or write to another disk"
             ) from None
         self._end = start + size

@@ -1,6 +1,6 @@
 """Makes a random checkpoint at the full geometry of Baichuan 2, sharded like the hub's. Linux.
 
-    python benchmarks/checkpoints.py 7b OUT --format bin
+    python -m benchmarks.checkpoints 7b OUT --format bin
 
 The weights are bf16 normal values of deviation 0.02 (the norms are 1). They are drawn once, 2^27 of
 them, and every tensor is a piece of that block, repeated, from another offset: drawing 15 GB anew

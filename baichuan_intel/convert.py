@@ -11,7 +11,9 @@ import numpy as np
 
 from baichuan_intel.artifact.manifest import Manifest
 from baichuan_intel.artifact.sidecar import write_sidecar
-from baichuan_intel.artifact.store import Artifact, check_output, check_space, open_artifact, seal, writing
+from baichuan_intel.artifact.folders import check_output
+from baichuan_intel.artifact.provenance import describe_source
+from baichuan_intel.artifact.store import Artifact, open_artifact, seal, writing
 from baichuan_intel.backends.base import get_backend
 from baichuan_intel.checkpoint.hub import fetch
 from baichuan_intel.checkpoint.reader import Checkpoint, open_checkpoint
@@ -63,16 +65,21 @@ def convert(
         check_output(target, folder)
         config = _checked_config(folder, chosen)
         backend = get_backend("openvino")
-        with open_checkpoint(folder) as checkpoint, writing(target, overwrite=overwrite) as partial:
+        # The scratch file and the model stand on the disk together for a while.
+        needed = 2 * _output_bytes(config, chosen)
+        with open_checkpoint(folder) as checkpoint:
             checkpoint.check(config)
-            check_space(partial, 2 * _output_bytes(config, chosen))
-            write_sidecar(folder, config, partial)
-            with WeightStore(partial / "weights.scratch") as weights:
-                _quantize(checkpoint, config, chosen, weights, shown)
-                shown.start("writing the graph", None)
-                backend.write(config, chosen, weights, partial)
-            shown.start("hashing", None)
-            seal(partial, Manifest.new(backend.name, fetched.source(checkpoint.files), config, chosen))
+            source_files = describe_source(
+                folder, checkpoint.files, repo=fetched.repo, revision=fetched.revision
+            )
+            with writing(target, overwrite=overwrite, needed_bytes=needed) as partial:
+                write_sidecar(folder, config, partial)
+                with WeightStore(partial / "weights.scratch") as weights:
+                    _quantize(checkpoint, config, chosen, weights, shown)
+                    shown.start("writing the model", None)
+                    backend.write(config, chosen, weights, partial)
+                shown.start("hashing", None)
+                seal(partial, Manifest.new(backend.name, source_files, config, chosen))
     return open_artifact(target)
 
 

@@ -29,10 +29,10 @@ Encode = Callable[[str], list[int]]
 ROLES = ("system", "user", "assistant")
 _MAX_TOKEN_ID = 1 << 20
 
-# For servers that take text (tokenizer_config.json's "chat_template"). Jinja and OpenVINO GenAI's minja
-# both render it. It differs from `chat_ids` in three ways: the text is encoded as a whole, so tokens may
-# span the end of the system text or, with a tokenizer that adds a dummy prefix, lose their first space;
-# history is never dropped to fit the context; and message order is not checked.
+# For servers that take text (tokenizer_config.json's "chat_template"); Jinja and OpenVINO GenAI's minja
+# both render it. It differs from `chat_ids`: history is never dropped to fit the context, messages are not
+# checked, and the text is encoded as a whole. The last makes no difference where the turn tokens are
+# user-defined symbols, at which SentencePiece splits, and no dummy prefix is added to each text.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'user' %}{{ '<reserved_106>' }}"

@@ -45,7 +45,8 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of ``text``; no bos or eos is added.
 
-        The text of a user-defined symbol, such as ``<reserved_106>``, becomes its id, as upstream's does.
+        The text of a user-defined symbol, such as ``<reserved_106>``, becomes its id, as upstream's does;
+        that of a control token, such as ``</s>``, stays text (upstream's Python makes the token of it).
         U+2581 is SentencePiece's own sign for a space and comes back as one.
 
         Raises:
@@ -160,8 +161,9 @@ def _load(file: Path) -> SentencePieceProcessor:
         raise broken
     try:
         sp = SentencePieceProcessor(model_proto=data)
-    except (RuntimeError, ValueError):
+        # Reads every token: one whose text is not UTF-8 would fail in the middle of an answer.
+        sp.id_to_piece(list(range(sp.vocab_size())))
+        sp.decode([sp.unk_id()])
+    except (RuntimeError, ValueError, IndexError):
         raise broken from None
-    if sp.vocab_size() < 1:
-        raise broken
     return sp

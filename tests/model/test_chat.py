@@ -215,12 +215,13 @@ def test_template_by_hand():
     assert render([user("a"), assistant("b")]) == "<reserved_106>a<reserved_107>b"
 
 
-def test_template_renders_what_the_ids_decode_to(tokenizer):
+def test_template_is_the_text_of_the_ids(tokenizer):
     rng = random.Random(3)
     for _ in range(200):
         messages = random_conversation(rng, ordinary=True)
         ids = chat_ids(messages, tokenizer.encode, max_new_tokens=1, model_max_length=9999)
         assert render(messages) == tokenizer.decode(ids)
+        assert tokenizer.encode(render(messages)) == ids
 
 
 def folder(tmp_path, content):

@@ -214,6 +214,15 @@ def test_not_a_sentencepiece_model(tmp_path, content, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_token_that_is_not_utf8(tmp_path, capfd):
+    content = tokenizer_model()
+    assert content.count("温".encode()) == 1
+    (tmp_path / "tokenizer.model").write_bytes(content.replace("温".encode(), b"\xe6\xb8\xff"))
+    with pytest.raises(TokenizerError, match="is not a SentencePiece model"):
+        Tokenizer(tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_vocabulary_larger_than_the_models(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(tokenizer_model())
     with pytest.raises(TokenizerError, match=f"{VOCAB} tokens but the model only {VOCAB - 1}"):

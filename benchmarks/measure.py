@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import subprocess
 import tempfile
 import threading
@@ -54,12 +55,13 @@ PACKAGES = (
 
 @dataclass(frozen=True)
 class Measured:
-    """One command. Bytes; the peaks are of samples taken every ``INTERVAL_S``."""
+    """One command: seconds by the clock and of all cores together, bytes, the peaks of all samples."""
 
     returncode: int
     stdout: str
     stderr: str
     seconds: float
+    cpu_seconds: float
     peak_private_bytes: int
     peak_processes: int
     samples: int
@@ -68,7 +70,7 @@ class Measured:
 def run(command: Sequence[str]) -> Measured:
     """Runs ``command`` to its end, watching the memory of its process tree."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), _children_cpu_s()
         child = subprocess.Popen(command, stdout=out, stderr=err)
         watch = _Watch(child.pid)
         returncode = child.wait()
@@ -79,6 +81,7 @@ def run(command: Sequence[str]) -> Measured:
             stdout=_text(out),
             stderr=_text(err),
             seconds=seconds,
+            cpu_seconds=_children_cpu_s() - cpu,
             peak_private_bytes=watch.peak_bytes,
             peak_processes=watch.peak_processes,
             samples=watch.samples,
@@ -109,6 +112,12 @@ class _Watch(threading.Thread):
     def stop(self) -> None:
         self._done.set()
         self.join()
+
+
+def _children_cpu_s() -> float:
+    """User and system time of all ended descendants."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _tree(pid: int) -> list[int]:

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 if sys.platform != "linux":
     pytest.skip("the benchmark scripts read /proc", allow_module_level=True)
 
-from benchmarks import checkpoints, measure
+from benchmarks import checkpoints, convert_full, measure
+
+import baichuan_intel
 
 MB = 1 << 20
 # Holds memory of its own, a mapped file and a child with memory of its own, all at once.
@@ -89,3 +91,16 @@ def test_random_checkpoint_has_the_real_layout(tmp_path, monkeypatch, rope_check
     linear = read["model.layers.0.mlp.gate_proj.weight"].float()
     assert linear.std() == pytest.approx(0.02, rel=0.02)
     assert read["model.norm.weight"].eq(1).all()
+
+
+def test_a_baked_table_is_found_in_the_graph(tmp_path, alibi_checkpoint, monkeypatch):
+    monkeypatch.setattr(convert_full, "SMALL_CONSTANT_BYTES", 2_000)  # the checkpoint is tiny
+    artifact = baichuan_intel.convert(alibi_checkpoint.folder, tmp_path / "out", progress=False)
+    graph, recipe = artifact.folder / "openvino_model.xml", artifact.manifest.recipe
+    assert convert_full.foreign_constants(graph, artifact.config, recipe) == []
+    mask = '<layer id="999" name="mask" type="Const"><data shape="6, 64, 64" size="98304"/></layer>'
+    twin = '<layer id="1000" name="twin" type="Const"><data shape="640, 384" size="245760"/></layer>'
+    text = graph.read_text(encoding="utf-8").replace("</layers>", f"{mask}{twin}</layers>")
+    graph.write_text(text, encoding="utf-8")
+    found = convert_full.foreign_constants(graph, artifact.config, recipe)
+    assert [(entry["name"], entry["bytes"]) for entry in found] == [("mask", 98304), ("twin", 245760)]

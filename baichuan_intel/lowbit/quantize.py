@@ -159,8 +159,8 @@ class _BlockQuantizer:
         """``block`` is rows [first, last) of the matrix, float32 and contiguous."""
         # reduceat takes half the time of max(axis=-1) over short groups. NaN comes through both.
         starts = self.group_starts[: block.size // self.group]
-        low = np.minimum.reduceat(block.reshape(-1), starts)
-        high = np.maximum.reduceat(block.reshape(-1), starts)
+        low = np.minimum.reduceat(block.reshape(-1), starts).astype(np.float64)
+        high = np.maximum.reduceat(block.reshape(-1), starts).astype(np.float64)
         _check_finite(np.stack([low, high], axis=1), last - first, self.name, first, _DAMAGED)
 
         with np.errstate(over="ignore"):
@@ -179,15 +179,15 @@ class _BlockQuantizer:
         if self.out.zeros is not None:
             zeros = np.clip(np.rint(np.minimum(low, 0) / -divisors), 0, self.highest)
             self.out.zeros[first:last] = zeros.reshape(last - first, -1)
-            quotients += zeros[:, None]
+            quotients += zeros[:, None].astype(np.float32)
         np.clip(quotients, self.lowest, self.highest, out=quotients)
         self._store(quotients.reshape(block.shape), first, last)
 
     def _ideal_scales(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         if self.out.format.symmetric:
-            ideal: np.ndarray = np.where(high > -low, high, low) / np.float32(self.lowest)
+            ideal: np.ndarray = np.where(high > -low, high, low) / self.lowest
         else:
-            ideal = (np.maximum(high, 0) - np.minimum(low, 0)) / np.float32(self.highest)
+            ideal = (np.maximum(high, 0) - np.minimum(low, 0)) / self.highest
         return ideal
 
     def _store(self, codes: np.ndarray, first: int, last: int) -> None:

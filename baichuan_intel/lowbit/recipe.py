@@ -181,12 +181,14 @@ class Recipe:
         """
         kinds = _device_kinds(device)
         reason = next(text for kind, text in _REASONS.items() if kind in kinds or kind == "CPU")
-        fitting = [n for n in _fitting(config) if RECIPES[n].symmetric and RECIPES[n].ratio == 1]
-        if "NPU" not in kinds:
-            return Advice(fitting[0], reason)
-        if config.parameters > NPU_CHANNEL_PARAMETERS:
-            return Advice("int4-sym-channel", f"{reason}, with one scale a row above 5 billion parameters")
-        return Advice("int4-sym-g128" if "int4-sym-g128" in fitting else "int4-sym-channel", reason)
+        wanted = ["int4-sym-g128", "int4-sym-g64", "int4-sym-g32", "int4-sym-channel", "int8"]
+        if "NPU" in kinds:
+            wanted = ["int4-sym-g128", "int4-sym-channel", "int8"]
+            if config.parameters > NPU_CHANNEL_PARAMETERS:
+                wanted = ["int4-sym-channel", "int8"]
+                reason += ", and wants one scale a row above 5 billion parameters"
+        fitting = _fitting(config)
+        return Advice(next(name for name in wanted if name in fitting), reason)
 
     def check_device(self, device: str) -> None:
         """Refuses a recipe that ``device`` cannot run.

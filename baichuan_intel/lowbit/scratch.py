@@ -37,7 +37,7 @@ class WeightStore:
         temporary = getattr(os, "O_TEMPORARY", 0)  # Windows: deleted when the last handle closes
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | temporary
         try:
-            self._file = os.fdopen(os.open(self._path, flags, 0o600), "r+b")
+            self._file = os.fdopen(os.open(self._path, flags, 0o600), "r+b", buffering=0)
             if not temporary:
                 os.unlink(self._path)
         except FileExistsError:
@@ -119,4 +119,3 @@ class WeightStore:
         self._file.seek(0, os.SEEK_END)
         while (left := start + size - self._file.tell()) > 0:
             self._file.write(_ZEROS[:left])
-        self._file.flush()

@@ -83,13 +83,13 @@ def disk_full(error: OSError, partial: Path, needed_bytes: int) -> ArtifactError
 
 @contextlib.contextmanager
 def explained(out: Path) -> Iterator[None]:
-    """Turns the system's refusals, but a full disk, into an ArtifactError."""
+    """Turns what the system refuses while ``out`` is written into an ArtifactError."""
     try:
         yield
     except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        raise ArtifactError(f"cannot write {out} ({error}): check its folder and permissions") from error
+        raise ArtifactError(
+            f"cannot write {out} ({error}): check its folder, permissions and disk"
+        ) from error
 
 
 def check_replaceable(out: Path, overwrite: bool) -> None:
@@ -126,21 +126,22 @@ def locked(out: Path) -> Iterator[None]:
 
     file = beside(out, LOCK)
     lock = FileLock(file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ArtifactLockedError(f"another process is writing {out}: wait until it has ended") from None
-    except OSError as error:
-        raise ArtifactError(f"cannot write {out} ({error}): check its folder and permissions") from error
+    with explained(out):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ArtifactLockedError(f"another process is writing {out}: wait until it has ended") from None
     try:
         yield
     finally:
-        if os.name == "posix":
-            # While it is held: who has opened the file already finds it without a name and starts
-            # over (filelock does so since 3.24). On Windows filelock removes it.
-            with contextlib.suppress(OSError):
-                file.unlink()
-        lock.release()
+        try:
+            if os.name == "posix":
+                # While it is held: who has opened the file already finds it without a name and
+                # starts over (filelock does so since 3.24). On Windows filelock removes it.
+                with contextlib.suppress(OSError):
+                    file.unlink()
+        finally:
+            lock.release()
 
 
 def remove(folder: Path) -> None:

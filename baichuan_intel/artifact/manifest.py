@@ -164,8 +164,8 @@ class Manifest:
         except ArtifactError:
             raise
         # A config or recipe of values that its own type refuses.
-        except (BaichuanError, ArithmeticError, TypeError, ValueError) as error:
-            raise ArtifactError(str(error)) from None
+        except (BaichuanError, TypeError, ValueError) as error:
+            raise ArtifactError(str(error)[:200]) from None
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -273,8 +273,10 @@ def _nested(raw: Mapping[str, Any]) -> dict[str, Any]:
         _check_object(what, raw[what])
     _check_keys("source", source, Source)
     _check_keys("config", raw["config"], BaichuanConfig)
-    recipe = dict(raw["recipe"])
-    recipe.pop("name", None)  # follows from the values
+    # The name is for readers of the file: it follows from the values.
+    _check_text("recipe.name", raw["recipe"].get("name"))
+    recipe = {key: value for key, value in raw["recipe"].items() if key != "name"}
+    _check_keys("recipe", recipe, Recipe)
     return {
         "source": Source(**{**source, "files": _records("source.files", source["files"])}),
         "config": BaichuanConfig(**raw["config"]),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,8 @@ def render() -> str:
 
 
 def _verb(name: str, command: Any) -> str:
-    context = command.make_context(name, [], resilient_parsing=True)
-    usage = " ".join([PROGRAM, name, *command.collect_usage_pieces(context)])
+    arguments = [p.name.upper() for p in command.params if p.param_type_name == "argument"]
+    usage = " ".join([PROGRAM, name, *arguments, "[OPTIONS]"])
     text = inspect.cleandoc(command.help or "").split("\f")[0]
     parts = [f"## {name}\n", f"{text}\n", f"```text\n{usage}\n```\n", _options("", command)]
     return "\n".join(parts)
@@ -64,14 +65,13 @@ def _row(param: Any) -> str:
         names = f"`{param.name.upper()}`"
     else:
         names = ", ".join(f"`{option}`" for option in [*param.opts, *param.secondary_opts])
-    default = param.default
-    shown = "" if default is None or default in (False, ()) or callable(default) else f"`{default}`"
-    required = "required" if param.required else shown
-    return f"| {names} | {required} | {_cell(param.help or '')} |"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    value = param.default
+    if isinstance(value, Enum):
+        names += f" {' or '.join(choice.value for choice in type(value))}"
+        value = value.value
+    default = "required" if param.required else f"`{value}`" if value and not callable(value) else ""
+    meaning = " ".join((param.help or "").split())
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (names, default, meaning)) + " |"
 
 
 def main() -> None:

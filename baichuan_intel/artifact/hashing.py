@@ -11,7 +11,7 @@ from pathlib import Path
 from baichuan_intel.artifact.manifest import FileRecord
 
 # Large enough that Python's part is nothing; hashlib lets go of the interpreter lock.
-_BLOCK_BYTES = 4 << 20
+_BLOCK_BYTES = 1 << 20
 # Called with the bytes hashed since the last call, from any thread.
 OnBytes = Callable[[int], None]
 

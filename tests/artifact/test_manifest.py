@@ -191,10 +191,14 @@ def test_missing_keys_are_refused(manifest: Manifest, key: str) -> None:
         Manifest.from_json(json.dumps(raw))
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "{", "[]", "3", "null", "9" * 5000],
-)
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '"\\ud800"', "[" * 100_000])
+def test_what_could_not_be_written_again_is_refused(manifest: Manifest, value: str) -> None:
+    text = manifest.to_json().replace('"quality": null', f'"quality": {{"x": {value}}}')
+    with pytest.raises(ArtifactError, match="not JSON"):
+        Manifest.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "9" * 5000])
 def test_text_that_is_no_manifest(text: str) -> None:
     with pytest.raises(ArtifactError):
         Manifest.from_json(text)

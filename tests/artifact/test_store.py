@@ -75,7 +75,7 @@ def test_verify_tells_its_progress(make: Make, tmp_path: Path) -> None:
     counts: list[int] = []
     assert all(check.ok for check in verify(out, counts.append))
     assert sum(counts) == open_artifact(out).manifest.total_bytes == (5 << 20) + 5
-    assert len(counts) == 3
+    assert len(counts) > 2  # more than once a file
 
 
 def test_nothing_is_at_out_before_the_end(manifest: Manifest, tmp_path: Path) -> None:

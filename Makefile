@@ -19,7 +19,8 @@ test: $(VENV)/installed-test
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
+	$(BIN)/mypy --platform linux
+	$(BIN)/mypy --platform win32
 	$(BIN)/mkdocs build --strict --quiet
 
 docs: $(VENV)/installed-dev

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from source import imports
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "baichuan_intel"
@@ -40,35 +40,13 @@ LEVEL = {
 }
 HEAVY = {
     "huggingface_hub",
-    "modelscope",
+    "modelscope_hub",
     "openvino",
     "openvino_genai",
     "openvino_tokenizers",
     "torch",
     "transformers",
 }
-
-
-def imports(source: str, module: str) -> Iterator[tuple[int, str, bool]]:
-    """(line, dotted name, runs when the module is imported) of each import in ``source``."""
-
-    def visit(node: ast.AST, at_import: bool) -> Iterator[tuple[int, str, bool]]:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.Import):
-                yield from ((child.lineno, alias.name, at_import) for alias in child.names)
-            elif isinstance(child, ast.ImportFrom):
-                base = child.module or ""
-                if child.level:
-                    parent = module.split(".")[: -child.level]
-                    base = ".".join([*parent, base]).rstrip(".")
-                for alias in child.names:
-                    yield child.lineno, f"{base}.{alias.name}", at_import
-            deferred = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)) or (
-                isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
-            )
-            yield from visit(child, at_import and not deferred)
-
-    yield from visit(ast.parse(source), True)
 
 
 def violations(source: str, module: str) -> list[str]:

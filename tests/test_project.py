@@ -9,12 +9,13 @@ import warnings
 import zipfile
 from email.message import Message
 from email.parser import Parser
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, packages_distributions
 from pathlib import Path
 
 import pytest
 
 import baichuan_intel
+from source import imports
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -62,23 +63,38 @@ def test_the_wheel_holds_the_nano_models(wheel: zipfile.ZipFile, kind: str) -> N
     assert sum(sizes.values()) <= 6_000_000
 
 
+def requirements(metadata: Message, extra: str = "") -> set[str]:
+    """Normalised names of what the base package, or one extra, asks for."""
+    marker = f"extra == '{extra}'" if extra else "extra =="
+    return {
+        re.split(r"[^\w.-]", line, maxsplit=1)[0].lower().replace("_", "-")
+        for line in metadata.get_all("Requires-Dist", [])
+        if (marker in line) == bool(extra)
+    }
+
+
 def test_running_a_model_asks_for_no_torch_and_no_transformers(metadata: Message) -> None:
-    base = {
-        re.split(r"[^\w-]", requirement, maxsplit=1)[0].replace("_", "-")
-        for requirement in metadata.get_all("Requires-Dist", [])
-        if "extra ==" not in requirement
+    base = requirements(metadata)
+    assert {"numpy", "openvino", "openvino-genai", "openvino-tokenizers", "sentencepiece"} <= base
+    assert not base & {"torch", "transformers", "huggingface-hub", "modelscope-hub", "protobuf", "jinja2"}
+
+
+def test_every_import_of_the_package_is_declared_where_it_belongs(metadata: Message) -> None:
+    """Imports at the head of a module are of the base package; the others may be of an extra."""
+    base = requirements(metadata)
+    extras = {
+        name for extra in ("convert", "bin", "hub", "modelscope") for name in requirements(metadata, extra)
     }
-    assert base == {
-        "filelock",
-        "numpy",
-        "openvino",
-        "openvino-genai",
-        "openvino-tokenizers",
-        "psutil",
-        "rich",
-        "sentencepiece",
-        "typer",
-    }
+    owners = packages_distributions()
+    for file in (ROOT / "baichuan_intel").rglob("*.py"):
+        module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for line, name, at_import in imports(file.read_text("utf-8"), module):
+            top = name.split(".")[0]
+            if top in sys.stdlib_module_names or top == "baichuan_intel":
+                continue
+            distributions = {owner.lower().replace("_", "-") for owner in owners.get(top, [top])}
+            allowed = base if at_import else base | extras
+            assert distributions & allowed, f"{module}:{line} imports {top}, which pyproject.toml lacks"
 
 
 def test_the_version_is_in_one_place(metadata: Message) -> None:

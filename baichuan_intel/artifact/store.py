@@ -11,23 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baichuan_intel.artifact import folders
-from baichuan_intel.artifact.folders import check_output, check_space
 from baichuan_intel.artifact.hashing import OnBytes, record_files, sync_files
 from baichuan_intel.artifact.manifest import MANIFEST_NAME, FileRecord, Manifest
 from baichuan_intel.artifact.names import check_name
 from baichuan_intel.errors import ArtifactCorruptError, ArtifactError, BaichuanError
 from baichuan_intel.model.config import BaichuanConfig
-
-__all__ = [
-    "Artifact",
-    "FileCheck",
-    "check_output",
-    "check_space",
-    "open_artifact",
-    "seal",
-    "verify",
-    "writing",
-]
 
 _CONVERT = "baichuan-intel convert CHECKPOINT OUT"
 
@@ -91,7 +79,7 @@ def writing(out: str | Path, *, overwrite: bool = False, needed_bytes: int = 0) 
                 folders.repair(target)
                 folders.check_replaceable(target, overwrite)
                 folders.remove(partial)
-                check_space(target.parent, needed_bytes)
+                folders.check_space(target.parent, needed_bytes)
                 partial.mkdir()
                 (partial / MANIFEST_NAME).write_text("{}\n", encoding="utf-8")
             yield partial

@@ -8,6 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
+# Material's notice about its successor.
+export NO_MKDOCS_2_WARNING := 1
+
 .PHONY: demo test check docs clean
 
 demo: $(VENV)/installed-demo

@@ -54,7 +54,7 @@ def commands() -> list[Any]:
 @pytest.mark.parametrize("line", commands())
 def test_console_commands_parse(line: str) -> None:
     """A wrong verb, option or number of arguments raises; nothing is run."""
-    _, verb, *arguments = shlex.split(line)
+    _, verb, *arguments = shlex.split(line.split(" < ")[0])
     command = cli_docs.command_tree().commands[verb]
     with contextlib.closing(command.make_context(verb, arguments)) as context:
         assert context.params
@@ -115,7 +115,8 @@ def test_every_recipe_is_described_as_it_is() -> None:
     from baichuan_intel.lowbit.recipe import DEFAULT_RECIPE, RECIPES
 
     page = (ROOT / "docs" / "recipes.md").read_text("utf-8")
-    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.+?) \|$", page, re.MULTILINE))
+    table = page[: page.index("`lm_head` and the embedding")]
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| (.+?) \|$", table, re.MULTILINE))
     assert list(rows) == list(RECIPES)
     for recipe_name, recipe in RECIPES.items():
         row = rows[recipe_name]
@@ -140,6 +141,32 @@ def test_every_sampling_field_is_described_with_its_default() -> None:
     assert shown in table
     assert f"| {default.max_new_tokens} |" in table
     assert f"| {default.repetition_penalty} |" in table
+
+
+def test_the_chats_commands_are_those_of_its_help() -> None:
+    from baichuan_intel.terminal import _HELP
+
+    page = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
+    table = page[page.index("In the terminal chat") : page.index("Ctrl-C stops an answer and")]
+    assert set(re.findall(r"`(/\w+)", table)) == set(re.findall(r"^(/\w+)", _HELP, re.MULTILINE))
+
+
+def test_the_environment_variables_are_those_of_the_code() -> None:
+    from baichuan_intel.backends.openvino import cache
+
+    page = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    assert f"| `{cache.FOLDER}` |" in page
+    assert f"| `{cache.LIMIT}` | its limit in gigabytes, {cache.DEFAULT_LIMIT_GB:.0f} by default" in page
+
+
+def test_the_npu_limits_are_those_of_the_code() -> None:
+    from baichuan_intel.backends.openvino.properties import ALLOW_LONG_PROMPT, NPU_SAFE_PROMPT, NpuLimits
+
+    page = (ROOT / "docs" / "recipes.md").read_text("utf-8")
+    limits = NpuLimits()
+    assert f"`MAX_PROMPT_LEN` ({limits.max_prompt_len} tokens by default)" in page
+    assert f"`MIN_RESPONSE_LEN` ({limits.min_response_len})" in page
+    assert f"above {NPU_SAFE_PROMPT} tokens are refused altogether unless `{ALLOW_LONG_PROMPT}=YES`" in page
 
 
 def test_the_artifact_page_lists_every_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from baichuan_intel.artifact.manifest import Manifest
 from baichuan_intel.artifact.sidecar import write_sidecar
 from baichuan_intel.artifact.folders import check_output
-from baichuan_intel.artifact.provenance import describe_source
+from baichuan_intel.artifact.source import describe_source
 from baichuan_intel.artifact.store import Artifact, open_artifact, seal, writing
 from baichuan_intel.backends.base import get_backend
 from baichuan_intel.checkpoint.hub import fetch

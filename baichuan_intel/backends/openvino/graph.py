@@ -194,12 +194,22 @@ class _Builder:
         return joined
 
     def _rotary_tables(self) -> tuple[Node, Node]:
-        """cos and sin [batch, 1, seq, head_dim], computed from position_ids at any length."""
+        """cos and sin [batch, 1, seq, head_dim], computed from position_ids at any length.
+
+        The broadcast of the frequencies looks idle. It completes the form that OpenVINO's NPU pipeline
+        recognises and turns into a table made in float32 on the host (RopePatternLLama2 of its source);
+        any other is left to the NPU's float16, which cannot hold the angles of late positions.
+        """
         ops, config = self.ops, self.config
-        dim = config.head_dim
-        frequencies = config.rope_theta ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
-        inverse = constant(frequencies.astype(np.float32), np.float32, (1, dim // 2, 1))
+        half = config.head_dim // 2
+        frequencies = config.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
+        inverse = constant(frequencies.astype(np.float32), np.float32, (1, half, 1))
+        batch = ops.gather(
+            ops.shape_of(self.input_ids), constant([0], np.int64), constant([0], np.int64, ())
+        )
+        shape = ops.concat([batch, constant([half], np.int64), constant([1], np.int64)], 0)
         positions = ops.convert(ops.unsqueeze(self.position_ids, constant([1], np.int64, ())), "f32")
+        inverse = ops.broadcast(inverse, shape)
         angles = ops.transpose(ops.matmul(inverse, positions, False, False), constant([0, 2, 1], np.int64))
         doubled = ops.concat([angles, angles], -1)
         axis = constant([1], np.int64, ())

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from baichuan_intel.backends.base import OnToken, Session
+from baichuan_intel.backends.openvino.cache import cached_properties
 from baichuan_intel.backends.openvino.devices import require_device
-from baichuan_intel.backends.openvino.properties import NpuLimits, session_properties
+from baichuan_intel.backends.openvino.properties import NpuLimits, core_properties, session_properties
 from baichuan_intel.errors import BackendError
 from baichuan_intel.model.config import BaichuanConfig
 from baichuan_intel.model.sampling import Sampling
@@ -28,25 +29,25 @@ class OpenVINOSession(Session):
         import openvino as ov
         import openvino_genai as genai
 
-        self.device = device
-        self._folder, self._config, self._overrides = folder, config, dict(properties)
         self._core = ov.Core()
-        if _NPU_EMULATION not in self._overrides:
-            require_device(self._core, device)
-        self._properties = session_properties(self._core, device, config, self._overrides, key)
-        self._npu_limits = NpuLimits.from_properties(self._properties) if device == "NPU" else None
+        emulated = device == "NPU" and _NPU_EMULATION in properties
+        self.device = device if emulated else require_device(self._core, device)
+        self._folder = folder
+        self._properties = session_properties(self.device, config, properties)
+        self._npu_limits = NpuLimits.from_properties(self._properties) if self.device == "NPU" else None
         self._raw: Any = None
         try:
-            self._pipeline: Any = genai.LLMPipeline(str(folder), device, **self._properties)
-        except Exception as error:
-            raise BackendError(f"OpenVINO cannot open {folder} on {device}: {last_line(error)}") from error
+            with cached_properties(self._core, self.device, self._properties, key) as cached:
+                self._pipeline: Any = genai.LLMPipeline(str(folder), self.device, **cached)
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO cannot open {folder} on {self.device}: {last_line(error)}") from error
 
     def generate(self, ids: Sequence[int], sampling: Sampling, on_token: OnToken) -> None:
         """See `Session.generate`."""
         import openvino as ov
 
         if self._npu_limits:
-            self._npu_limits.check(len(ids), sampling.max_new_tokens)
+            self._npu_limits.check(len(ids))
         streamer = _streamer(on_token)
         try:
             self._pipeline.generate(ov.Tensor(np.array([ids], np.int64)), genai_config(sampling), streamer)

@@ -10,12 +10,9 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from baichuan_intel.checkpoint import huggingface, modelscope
 from baichuan_intel.errors import HubError
-
-Hub = Literal["huggingface", "modelscope"]
 
 _HUBS = {"huggingface": huggingface, "modelscope": modelscope}
 _SAFETENSORS = ("*.safetensors", "*.safetensors.index.json")
@@ -50,7 +47,7 @@ def fetch(
     *,
     revision: str | None = None,
     subfolder: str | None = None,
-    hub: Hub = "huggingface",
+    hub: str = "huggingface",
     offline: bool = False,
 ) -> Fetched:
     """The folder of ``source``: a path that exists, or a repo id ``org/name`` to download.

@@ -77,9 +77,11 @@ def _parse_header(path: Path, text: bytes) -> dict[str, _Entry]:
         header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is not JSON ({error})") from None
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not text.startswith(b"{"):
         raise _damaged(path, "its header is not a JSON object")
-    header.pop("__metadata__", None)
+    notes = header.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise _damaged(path, "its __metadata__ is not a JSON object of strings")
     refuse_quantised(path, header)
     return {name: _Entry(path, name, raw) for name, raw in header.items()}
 

@@ -70,7 +70,11 @@ def convert(
         with open_checkpoint(folder) as checkpoint:
             checkpoint.check(config)
             source_files = describe_source(
-                folder, checkpoint.files, repo=fetched.repo, revision=fetched.revision
+                folder,
+                checkpoint.files,
+                repo=fetched.repo,
+                revision=fetched.revision,
+                sha256=fetched.sha256,
             )
             with writing(target, overwrite=overwrite, needed_bytes=needed) as partial:
                 write_sidecar(folder, config, partial)

@@ -345,3 +345,11 @@ def test_describe_source(tmp_path: Path) -> None:
     assert (source.repo, source.revision) == ("a/b", "main")
     assert source.files["config.json"] == FileRecord(bytes=2, sha256=hashlib.sha256(b"{}").hexdigest())
     assert source.files["model.safetensors"] == FileRecord(bytes=(64 << 20) + 1)
+
+
+def test_a_hash_that_is_known_is_recorded_unread(tmp_path: Path) -> None:
+    large = tmp_path / "model.safetensors"
+    with open(large, "wb") as file:
+        file.truncate((64 << 20) + 1)
+    source = describe_source(tmp_path, [large], sha256={large.name: "ab" * 32, "other": "cd" * 32})
+    assert source.files == {large.name: FileRecord(bytes=(64 << 20) + 1, sha256="ab" * 32)}

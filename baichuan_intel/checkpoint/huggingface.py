@@ -32,7 +32,8 @@ def listing(repo: str, revision: str | None) -> tuple[str, dict[str, str | None]
 def download(repo: str, revision: str | None, files: Iterable[str]) -> tuple[Path, str]:
     """Downloads ``files`` into the hub's cache; gives the snapshot's folder and its commit hash.
 
-    Large files that broke off are continued, and files that are there are not asked for again.
+    A connection that breaks is continued where it broke, by the library; files that are there are
+    not asked for again. A file that was cut off by the end of the process starts anew.
 
     Raises:
         HubError: no access, no network, or no space on the disk.

@@ -36,7 +36,8 @@ def listing(repo: str, revision: str | None) -> tuple[str, dict[str, str | None]
 def download(repo: str, revision: str | None, files: Iterable[str]) -> tuple[Path, str]:
     """Downloads ``files`` into ModelScope's cache; gives the snapshot's folder and its branch or tag.
 
-    Large files that broke off are continued, and files that are there are not asked for again.
+    Files that broke off are continued, also by a later call; files that are there are not asked
+    for again.
 
     Raises:
         HubError: no access, no network, no space on the disk, or a file with the wrong hash.

@@ -167,8 +167,8 @@ class _BlockQuantizer:
             scales = self._ideal_scales(low, high).astype(np.float16)
         _check_finite(scales, last - first, self.name, first, _TOO_LARGE)
         self.out.scales[first:last] = scales.reshape(last - first, -1)
-        # The codes of a group whose scale is 0 are 0: w / Inf.
-        divisors = np.where(scales == 0, np.inf, scales).astype(np.float32)
+        # A scale of 0 stands for weights below 2**-17: over 1 their codes are 0.
+        divisors = np.where(scales == 0, 1, scales).astype(np.float32)
 
         # Division and not a product with the reciprocal: it is as fast, and bf16 or float16 weights
         # over a float16 scale then round exactly as the true quotient, ties included.

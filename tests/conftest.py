@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
 
 from factory import Checkpoint, make_config, random_weights, write_checkpoint
 
 torch.set_num_threads(2)
+# The same examples at every run, and no clock.
+settings.register_profile("project", derandomize=True, deadline=None)
+settings.load_profile("project")
 
 
 def _checkpoint(folder, config) -> Checkpoint:

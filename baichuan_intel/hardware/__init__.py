@@ -1,0 +1,1 @@
+"""What this machine has, found without a runtime."""

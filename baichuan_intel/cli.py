@@ -98,10 +98,10 @@ def demo(
 def devices(as_json: Json = False, debug: Debug = False) -> None:
     """List what OpenVINO can run on here, and what a missing device needs."""
     from baichuan_intel import show
-    from baichuan_intel.backends.base import get_backend
-    from baichuan_intel.hardware.drivers import check_drivers
+    from baichuan_intel.backends.openvino import OpenVINOBackend
 
-    found, missing = list(get_backend("openvino").devices()), check_drivers()
+    backend = OpenVINOBackend()
+    found, missing = list(backend.devices()), backend.missing_drivers()
     if as_json:
         _print_json({"devices": found, "findings": missing})
     else:

@@ -12,6 +12,7 @@ from baichuan_intel.lowbit.recipe import Recipe
 from baichuan_intel.model.config import BaichuanConfig
 
 if TYPE_CHECKING:
+    from baichuan_intel.hardware.drivers import Finding
     from baichuan_intel.lowbit.scratch import WeightStore
 
 
@@ -47,6 +48,12 @@ class OpenVINOBackend(Backend):
         from baichuan_intel.backends.openvino.devices import list_devices
 
         return list_devices(_openvino().Core())
+
+    def missing_drivers(self) -> tuple[Finding, ...]:
+        """What a GPU or NPU of this machine lacks to be seen by OpenVINO."""
+        from baichuan_intel.backends.openvino.devices import missing_drivers
+
+        return missing_drivers(_openvino().Core())
 
 
 def _openvino() -> Any:

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from benchmarks.checkpoints import Format, write_checkpoint
-from benchmarks.measure import disk_rates, drop_cache, folder_bytes, row, run, write_record
-
 from baichuan_intel.artifact.store import open_artifact
 from baichuan_intel.lowbit.recipe import Recipe
 from baichuan_intel.model.config import BaichuanConfig
+from benchmarks.checkpoints import Format, write_checkpoint
+from benchmarks.measure import disk_rates, drop_cache, folder_bytes, row, run, write_record
 
 RESULT = Path(__file__).parent / "results" / "convert.json"
 SMALL_CONSTANT_BYTES = 1_000_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,9 +14,8 @@ from safetensors.torch import load_file
 if sys.platform != "linux":
     pytest.skip("the benchmark scripts read /proc", allow_module_level=True)
 
-from benchmarks import checkpoints, convert_full, measure
-
 import baichuan_intel
+from benchmarks import checkpoints, convert_full, measure, overhead, start
 
 MB = 1 << 20
 # Holds memory of its own, a mapped file and a child with memory of its own, all at once.
@@ -93,10 +93,16 @@ def test_random_checkpoint_has_the_real_layout(tmp_path, monkeypatch, rope_check
     assert read["model.norm.weight"].eq(1).all()
 
 
-def test_a_baked_table_is_found_in_the_graph(tmp_path, alibi_checkpoint, monkeypatch):
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory, alibi_checkpoint):
+    out = tmp_path_factory.mktemp("benchmarks") / "out"
+    return baichuan_intel.convert(alibi_checkpoint.folder, out, progress=False)
+
+
+def test_a_baked_table_is_found_in_the_graph(tmp_path, artifact, monkeypatch):
     monkeypatch.setattr(convert_full, "SMALL_CONSTANT_BYTES", 2_000)  # the checkpoint is tiny
-    artifact = baichuan_intel.convert(alibi_checkpoint.folder, tmp_path / "out", progress=False)
-    graph, recipe = artifact.folder / "openvino_model.xml", artifact.manifest.recipe
+    graph = Path(shutil.copy(artifact.folder / "openvino_model.xml", tmp_path))
+    recipe = artifact.manifest.recipe
     assert convert_full.foreign_constants(graph, artifact.config, recipe) == []
     mask = '<layer id="999" name="mask" type="Const"><data shape="6, 64, 64" size="98304"/></layer>'
     twin = '<layer id="1000" name="twin" type="Const"><data shape="640, 384" size="245760"/></layer>'
@@ -104,3 +110,19 @@ def test_a_baked_table_is_found_in_the_graph(tmp_path, alibi_checkpoint, monkeyp
     graph.write_text(text, encoding="utf-8")
     found = convert_full.foreign_constants(graph, artifact.config, recipe)
     assert [(entry["name"], entry["bytes"]) for entry in found] == [("mask", 98304), ("twin", 245760)]
+
+
+def test_starts_are_timed_in_fresh_processes(artifact):
+    pair = start.measure_pair(artifact.folder, "CPU")
+    for times in pair.values():
+        parts = times["load_s"] + times["first_token_s"]
+        assert times["load_to_first_token_s"] == pytest.approx(parts)
+        assert 0 < parts < times["process_s"]
+
+
+def test_overhead_compares_the_same_tokens(artifact, monkeypatch):
+    seconds = overhead.measure(artifact.folder, "CPU", tokens=4, repeats=2)
+    assert [len(values) for values in seconds.values()] == [2, 2]
+    monkeypatch.setattr(overhead, "bare", lambda artifact, device: lambda count: [7] * count)
+    with pytest.raises(SystemExit, match="not give the same"):
+        overhead.measure(artifact.folder, "CPU", tokens=4, repeats=2)

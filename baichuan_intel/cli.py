@@ -48,7 +48,9 @@ Folder = Annotated[Path, typer.Argument(help="Folder of a converted model.", sho
 Device = Annotated[str, typer.Option("--device", "-d", help="CPU, GPU, GPU.1, NPU or AUTO.")]
 Property = Annotated[
     list[str] | None,
-    typer.Option("--property", metavar="KEY=VALUE", help="OpenVINO property; repeatable.", show_default=False),
+    typer.Option(
+        "--property", metavar="KEY=VALUE", help="OpenVINO property; repeatable.", show_default=False
+    ),
 ]
 MaxNewTokens = Annotated[
     int | None, typer.Option("--max-new-tokens", "-n", help="Longest answer, in tokens.", show_default=False)
@@ -56,11 +58,14 @@ MaxNewTokens = Annotated[
 Temperature = Annotated[float | None, typer.Option(help="Divides the logits.", show_default=False)]
 TopK = Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.", show_default=False)]
 TopP = Annotated[float | None, typer.Option(help="Keep tokens up to this probability.", show_default=False)]
-Penalty = Annotated[float | None, typer.Option("--repetition-penalty", help="1.0 is none.", show_default=False)]
+Penalty = Annotated[
+    float | None, typer.Option("--repetition-penalty", help="1.0 is none.", show_default=False)
+]
 Seed = Annotated[int | None, typer.Option(help="Makes sampling reproducible.", show_default=False)]
 Greedy = Annotated[bool, typer.Option("--greedy", help="Always take the likeliest token.")]
 Stop = Annotated[
-    list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.", show_default=False)
+    list[str] | None,
+    typer.Option("--stop", help="End the answer before this text; repeatable.", show_default=False),
 ]
 
 
@@ -120,7 +125,8 @@ def convert(
         int | None, typer.Option(help="4, 8, 16 or 32; the recipe's own by default.", show_default=False)
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", "-d", help="Refuse what this device cannot run.", show_default=False)
+        str | None,
+        typer.Option("--device", "-d", help="Refuse what this device cannot run.", show_default=False),
     ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit on the hub.", show_default=False)
@@ -141,10 +147,11 @@ def convert(
     from baichuan_intel.convert import convert as run
     from baichuan_intel.lowbit.recipe import Recipe
 
-    bits = {"lm_head_bits": lm_head_bits, "embedding_bits": embedding_bits}
-    chosen = dataclasses.replace(
-        Recipe.named(recipe), **{key: value for key, value in bits.items() if value is not None}
-    )
+    chosen = Recipe.named(recipe)
+    if lm_head_bits is not None:
+        chosen = dataclasses.replace(chosen, lm_head_bits=lm_head_bits)
+    if embedding_bits is not None:
+        chosen = dataclasses.replace(chosen, embedding_bits=embedding_bits)
     artifact = run(
         source,
         out,
@@ -225,7 +232,9 @@ def chat(
 @app.command()
 def generate(
     folder: Folder,
-    prompt: Annotated[str, typer.Argument(help="Text to continue; - reads it from stdin.", show_default=False)],
+    prompt: Annotated[
+        str, typer.Argument(help="Text to continue; - reads it from stdin.", show_default=False)
+    ],
     device: Device = "CPU",
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,

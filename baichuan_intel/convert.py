@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from baichuan_intel.artifact.folders import check_output
 from baichuan_intel.artifact.manifest import Manifest
 from baichuan_intel.artifact.sidecar import write_sidecar
-from baichuan_intel.artifact.folders import check_output
 from baichuan_intel.artifact.source import describe_source
 from baichuan_intel.artifact.store import Artifact, open_artifact, seal, writing
 from baichuan_intel.backends.base import get_backend
@@ -102,7 +102,9 @@ def _quantize(
 ) -> None:
     """Fills ``weights`` with every tensor of the model, in the order of the forward pass."""
     shapes = config.tensor_shapes()
-    total = sum(int(np.prod(shape)) * _SOURCE_BYTES[checkpoint.dtypes[name]] for name, shape in shapes.items())
+    total = sum(
+        int(np.prod(shape)) * _SOURCE_BYTES[checkpoint.dtypes[name]] for name, shape in shapes.items()
+    )
     shown.start("quantising", total)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for name, shape in shapes.items():

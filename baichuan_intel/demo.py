@@ -29,7 +29,9 @@ def run_demo(kind: NanoKind, device: str, *, quiet: bool = False) -> dict[str, A
         artifact = convert(nano_path(kind), Path(folder) / "nano-int4", progress=False)
         convert_s = time.perf_counter() - started
         before = sum(file.bytes for file in artifact.manifest.source.files.values())
-        say(f"converted {before / 1e6:.1f} MB of bf16 to {artifact.manifest.recipe.name} in {convert_s:.1f} s\n")
+        say(
+            f"converted {before / 1e6:.1f} MB of bf16 to {artifact.manifest.recipe.name} in {convert_s:.1f} s\n"
+        )
         with load(artifact.folder, device) as model:
             say(f"> {QUESTION}")
             messages = [{"role": "user", "content": QUESTION}]

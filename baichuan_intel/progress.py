@@ -41,8 +41,14 @@ class Bars:
 def bars(*, enabled: bool = True) -> Iterator[Bars]:
     """Bars on stderr for the length of the block; silent when not ``enabled`` or not a terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.progress import TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     console = Console(stderr=True)
     columns = (

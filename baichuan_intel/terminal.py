@@ -51,9 +51,7 @@ def ask_once(
 class Chat:
     """A conversation at the terminal."""
 
-    def __init__(
-        self, model: Model, system: str | None, values: dict[str, Any], stop: Sequence[str]
-    ) -> None:
+    def __init__(self, model: Model, system: str | None, values: dict[str, Any], stop: Sequence[str]) -> None:
         self._model, self._values, self._stop = model, values, stop
         self._messages: list[dict[str, str]] = _system(system)
         self._last: Generation | None = None

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-
 if TYPE_CHECKING:
-    from baichuan_intel.lowbit.quantize import QuantizedTensor
     from openvino import Node
+
+    from baichuan_intel.lowbit.quantize import QuantizedTensor
 
 
 def constant(values: Any, dtype: Any, shape: Sequence[int] | None = None, name: str = "") -> Any:
@@ -22,21 +22,20 @@ def constant(values: Any, dtype: Any, shape: Sequence[int] | None = None, name: 
     return ops.constant(array, name=name or None)
 
 
-def linear_weight(weight: QuantizedTensor | np.ndarray, name: str, held: list[Any]) -> Node:
-    """The float32 [rows, cols] weight of a matmul; ``held`` collects the memory to keep alive."""
+def decompressed(weight: QuantizedTensor | np.ndarray, name: str, held: list[Any]) -> Node:
+    """The float32 [rows, cols] weight of a matmul or a gather, decompressed in the graph.
+
+    ``held`` collects the memory to keep alive.
+    """
     from openvino import opset13 as ops
 
     if isinstance(weight, np.ndarray):
         node = _view(weight, _element_type(weight), weight.shape, name, held)
         return node if weight.dtype == np.float32 else ops.convert(node, "f32")
-    return ops.convert(_decompressed(weight, name, held), "f32")
+    return ops.convert(_from_codes(weight, name, held), "f32")
 
 
-# The gather of the embedding takes the same form: plugins recognise both.
-table_weight = linear_weight
-
-
-def _decompressed(weight: QuantizedTensor, name: str, held: list[Any]) -> Node:
+def _from_codes(weight: QuantizedTensor, name: str, held: list[Any]) -> Node:
     """codes -> f16, minus zero point, times scale, ungrouped: [rows, cols] f16.
 
     This is the pattern that OpenVINO's plugins keep compressed (NNCF writes the same one).
@@ -67,7 +66,8 @@ def _packed_zeros(weight: QuantizedTensor) -> np.ndarray:
         return np.ascontiguousarray(weight.zeros)
     flat = weight.zeros.reshape(-1)
     flat = np.pad(flat, (0, flat.size % 2))
-    return flat[0::2] | (flat[1::2] << 4)
+    packed: np.ndarray = flat[0::2] | (flat[1::2] << 4)
+    return packed
 
 
 def _element_type(array: np.ndarray) -> str:

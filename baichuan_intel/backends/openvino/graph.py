@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from baichuan_intel.backends.openvino.constants import constant, linear_weight, table_weight
+from baichuan_intel.backends.openvino.constants import constant, decompressed
 from baichuan_intel.errors import BackendError
 from baichuan_intel.lowbit.recipe import Recipe
 from baichuan_intel.model.config import BaichuanConfig
 
 if TYPE_CHECKING:
-    from baichuan_intel.lowbit.scratch import WeightStore
     import openvino as ov
     from openvino import Node
+
+    from baichuan_intel.lowbit.scratch import WeightStore
 
 # The most negative float16: a mask value that every plugin's precision can hold.
 _MASKED = -65504.0
@@ -112,7 +113,8 @@ class _Builder:
 
     def embed(self) -> Node:
         """Rows of the embedding, [batch, seq, hidden]."""
-        table = table_weight(self.weights["model.embed_tokens.weight"], "model.embed_tokens.weight", self.held)
+        name = "model.embed_tokens.weight"
+        table = decompressed(self.weights[name], name, self.held)
         return self.ops.gather(table, self.input_ids, constant([0], np.int64, ()))
 
     def layer(self, hidden: Node, index: int) -> Node:
@@ -136,7 +138,7 @@ class _Builder:
 
     def linear(self, x: Node, name: str) -> Node:
         """``x @ weight.T`` with the weight decompressed in the graph."""
-        weight = linear_weight(self.weights[name], name, self.held)
+        weight = decompressed(self.weights[name], name, self.held)
         return self.ops.matmul(x, weight, False, True, name=name.removesuffix(".weight"))
 
     def _input(self, name: str, dtype: str, rank: int) -> Any:
@@ -159,7 +161,10 @@ class _Builder:
         query, key, value = (self._heads(split.output(n)) for n in range(3))
         if config.position_embedding == "rope":
             query, key = self._rotate(query), self._rotate(key)
-        key, value = self._cached(key, _state_name(index, "key")), self._cached(value, _state_name(index, "value"))
+        key, value = (
+            self._cached(key, _state_name(index, "key")),
+            self._cached(value, _state_name(index, "value")),
+        )
         if self.mask is None:
             self.mask = self._attention_bias()
         attended = ops.scaled_dot_product_attention(query, key, value, self.mask)
@@ -175,8 +180,8 @@ class _Builder:
 
     def _cached(self, new: Node, name: str) -> Node:
         """Appends ``new`` to the state ``name`` along the sequence."""
-        from openvino.op.util import Variable, VariableInfo
         from openvino import PartialShape, Type
+        from openvino.op.util import Variable, VariableInfo
 
         ops, config = self.ops, self.config
         shape = [-1, config.num_attention_heads, -1, config.head_dim]
@@ -204,9 +209,7 @@ class _Builder:
         half = config.head_dim // 2
         frequencies = config.rope_theta ** (-np.arange(half, dtype=np.float64) / half)
         inverse = constant(frequencies.astype(np.float32), np.float32, (1, half, 1))
-        batch = ops.gather(
-            ops.shape_of(self.input_ids), constant([0], np.int64), constant([0], np.int64, ())
-        )
+        batch = ops.gather(ops.shape_of(self.input_ids), constant([0], np.int64), constant([0], np.int64, ()))
         shape = ops.concat([batch, constant([half], np.int64), constant([1], np.int64)], 0)
         positions = ops.convert(ops.unsqueeze(self.position_ids, constant([1], np.int64, ())), "f32")
         inverse = ops.broadcast(inverse, shape)

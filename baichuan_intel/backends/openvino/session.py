@@ -40,7 +40,9 @@ class OpenVINOSession(Session):
             with cached_properties(self._core, self.device, self._properties, key) as cached:
                 self._pipeline: Any = genai.LLMPipeline(str(folder), self.device, **cached)
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO cannot open {folder} on {self.device}: {last_line(error)}") from error
+            raise BackendError(
+                f"OpenVINO cannot open {folder} on {self.device}: {last_line(error)}"
+            ) from error
 
     def generate(self, ids: Sequence[int], sampling: Sampling, on_token: OnToken) -> None:
         """See `Session.generate`."""
@@ -81,7 +83,9 @@ class OpenVINOSession(Session):
 
     def _compile_raw(self) -> Any:
         if self.device.startswith("NPU"):
-            raise BackendError("logits of every position need dynamic shapes: load on CPU or GPU instead of NPU")
+            raise BackendError(
+                "logits of every position need dynamic shapes: load on CPU or GPU instead of NPU"
+            )
         return self._core.compile_model(
             str(self._folder / "openvino_model.xml"), self.device, core_properties(self._properties)
         )
@@ -133,7 +137,7 @@ def _streamer(on_token: OnToken) -> Any:
             try:
                 for id_ in [token] if isinstance(token, int) else token:
                     self.stopped = self.stopped or on_token(id_)
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 self.error, self.stopped = error, True
             status = genai.StreamingStatus
             return status.STOP if self.stopped else status.RUNNING

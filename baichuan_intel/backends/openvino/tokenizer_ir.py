@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 from baichuan_intel.errors import MissingDependencyError, TokenizerError
@@ -15,14 +16,15 @@ def write_tokenizer_ir(folder: Path) -> None:
         TokenizerError: the tokenizer cannot be converted.
     """
     try:
-        import google.protobuf  # noqa: F401  (without it the conversion refuses misleadingly)
+        # Without it the conversion refuses, blaming the tokenizer's type.
+        importlib.import_module("google.protobuf")
         import openvino as ov
         from openvino_tokenizers import convert_tokenizer
         from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
     except ImportError as error:
         raise MissingDependencyError(error.name or "transformers", "convert", "converting") from None
 
-    class BaichuanTokenizer(SentencePieceBackend):
+    class BaichuanTokenizer(SentencePieceBackend):  # type: ignore[misc]
         """Just enough for the converter: it reads the SentencePiece file itself."""
 
         vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012  (transformers' own form)

@@ -14,6 +14,7 @@ from raw import IDS, KINDS, compiled, infer
 from reference import alibi_slopes as reference_slopes
 from reference import reference_logits
 
+
 def relative_error(ours, reference) -> float:
     reference = np.asarray(reference)
     return float(np.abs(ours - reference).max() / np.abs(reference).max())
@@ -44,7 +45,15 @@ def test_float_logits_match_the_reference(converted, kind, recipe, limit):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "recipe",
-    ["int4-sym-g128", "int4-asym-g128", "int4-sym-g64", "int4-sym-g32", "int4-sym-channel", "int4-mixed", "int8"],
+    [
+        "int4-sym-g128",
+        "int4-asym-g128",
+        "int4-sym-g64",
+        "int4-sym-g32",
+        "int4-sym-channel",
+        "int4-mixed",
+        "int8",
+    ],
 )
 def test_low_bit_logits_match_the_reference_over_the_dequantized_weights(converted, kind, recipe):
     artifact, checkpoint = converted(kind, recipe)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from baichuan_intel.artifact.store import open_artifact
 from baichuan_intel.backends.base import FinishReason, Generation, Memory, Session, Timing, get_backend
-from baichuan_intel.errors import ContextLengthError, PromptError
-from baichuan_intel.model.chat import Message, TurnTokens, chat_ids
+from baichuan_intel.errors import BackendError
+from baichuan_intel.model.chat import Message, TurnTokens, check_messages
 from baichuan_intel.model.config import BaichuanConfig
+from baichuan_intel.model.prompt import Prompt, PromptEncoder
 from baichuan_intel.model.sampling import Sampling
 from baichuan_intel.model.stops import StopStrings
 from baichuan_intel.model.tokenizer import Tokenizer
@@ -23,8 +27,8 @@ from baichuan_intel.model.tokenizer import Tokenizer
 if TYPE_CHECKING:
     import numpy as np
 
-# A text, its token ids, or a conversation.
-Prompt = str | Sequence[int] | Sequence[Message]
+# How long Ctrl-C, or another answer's end, may go unnoticed.
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class Piece:
     generation: Generation | None = None
 
 
+# What `Model.stream` returns: close() it to cancel the answer.
+Pieces = Generator[Piece, None, None]
+
+
 def load(folder: str | Path, device: str = "CPU", *, properties: Mapping[str, Any] | None = None) -> Model:
     """Opens the artifact ``folder`` on ``device`` (OpenVINO's names: CPU, GPU, GPU.1, NPU, AUTO).
 
@@ -43,25 +51,27 @@ def load(folder: str | Path, device: str = "CPU", *, properties: Mapping[str, An
 
     Raises:
         ArtifactError: the folder is not an artifact, or is damaged.
+        ConfigError, TokenizerError: a file beside the model was damaged.
         DeviceError: the device is not here.
         BackendError: the runtime refused the model or a property.
     """
     started = time.perf_counter()
-    artifact = open_artifact(Path(folder))
-    tokenizer = Tokenizer(artifact.folder)
+    artifact = open_artifact(folder)
+    tokenizer = Tokenizer(artifact.folder, artifact.config.vocab_size)
     sampling = Sampling.from_folder(artifact.folder)
     turns = TurnTokens.from_folder(artifact.folder)
     backend = get_backend(artifact.manifest.backend)
     session = backend.open(
         artifact.folder, artifact.config, device, properties or {}, artifact.manifest.artifact_hash
     )
-    return Model(
-        session, tokenizer, artifact.config, sampling, turns, load_s=time.perf_counter() - started
-    )
+    return Model(session, tokenizer, artifact.config, sampling, turns, load_s=time.perf_counter() - started)
 
 
 class Model:
-    """An opened model. Close it, or use it as a context manager. One answer at a time."""
+    """An opened model. Close it, or use it as a context manager; the end of the program closes it too.
+
+    Answers that several threads ask for are given one after another.
+    """
 
     def __init__(
         self,
@@ -75,6 +85,10 @@ class Model:
     ) -> None:
         self.session, self.tokenizer, self.config = session, tokenizer, config
         self.sampling, self.turns, self.load_s = sampling, turns, load_s
+        self._prompts = PromptEncoder(tokenizer, config, turns)
+        self._lock, self._closing = threading.Lock(), threading.Event()
+        # Runs at exit as well: a thread that is then inside the runtime would crash the interpreter.
+        self._finalizer = weakref.finalize(self, _shut, session, self._lock, self._closing)
 
     def chat(
         self,
@@ -86,17 +100,21 @@ class Model:
     ) -> Generation:
         """The answer to a conversation, by Baichuan 2's own prompt rules (`model.chat`).
 
-        ``overrides`` are fields of `Sampling`, on top of ``sampling`` or the artifact's own.
+        ``overrides`` are fields of `Sampling`, on top of ``sampling`` or the artifact's own. An answer
+        length that is not asked for gives way where the context is short. Ctrl-C ends the answer:
+        what there is is returned, with finish reason "interrupted".
 
         Raises:
             PromptError: the messages or a sampling value are wrong.
-            BackendError: the runtime failed.
+            TypeError: `Sampling` has no such field.
+            BackendError: the runtime failed, or the model is closed.
         """
-        return _last(self.stream(messages, sampling=sampling, stop=stop, **overrides))
+        check_messages(messages)
+        return collect(self.stream(messages, sampling=sampling, stop=stop, **overrides))
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Iterable[int],
         *,
         sampling: Sampling | None = None,
         stop: str | Iterable[str] = (),
@@ -107,7 +125,7 @@ class Model:
         Raises:
             ContextLengthError: prompt and answer do not fit the context.
         """
-        return _last(self.stream(prompt, sampling=sampling, stop=stop, **overrides))
+        return collect(self.stream(prompt, sampling=sampling, stop=stop, **overrides))
 
     def stream(
         self,
@@ -116,32 +134,34 @@ class Model:
         sampling: Sampling | None = None,
         stop: str | Iterable[str] = (),
         **overrides: Any,
-    ) -> Iterator[Piece]:
+    ) -> Pieces:
         """Yields the answer piece by piece; the last piece carries the `Generation`.
 
         Ctrl-C ends the answer early with finish reason "interrupted"; leaving the loop cancels it.
-        See `chat` and `generate` for the arguments and errors.
+        A list of messages is answered as by `chat`, a text or token ids as by `generate`.
         """
+        self._check_open()
+        explicit = sampling is not None or "max_new_tokens" in overrides
         values = (sampling or self.sampling).replace(**overrides)
-        ids = self._prompt_ids(prompt, values)
-        values = self._fit(len(ids), values, explicit=sampling is not None or "max_new_tokens" in overrides)
-        answer = _Answer(self, len(ids), values, StopStrings(stop))
-        return answer.run(ids)
+        ids, values = self._prompts.fit(prompt, values, explicit=explicit)
+        return _Answer(self, len(ids), values, StopStrings(stop)).run(ids)
 
-    def logits(self, prompt: str | Sequence[int]) -> np.ndarray:
+    def logits(self, prompt: str | Iterable[int]) -> np.ndarray:
         """float32 logits of every position of ``prompt``, [tokens, vocab]; for verification.
 
         Raises:
+            PromptError: ``prompt`` is neither text nor token ids.
             ContextLengthError: the prompt does not fit the context.
-            BackendError: the device cannot give them.
+            BackendError: the device cannot give them, or the model is closed.
         """
-        ids = self._prompt_ids(prompt, self.sampling)
-        self._check_length(len(ids), 0)
-        return self.session.logits(ids)
+        ids = self._prompts.ids(prompt)
+        with self._lock:
+            self._check_open()
+            return self.session.logits(ids)
 
     def close(self) -> None:
-        """Frees the device. Idempotent."""
-        self.session.close()
+        """Ends an answer that another thread is getting, and frees the device. Idempotent."""
+        self._finalizer()
 
     def __enter__(self) -> Model:
         return self
@@ -151,62 +171,31 @@ class Model:
     ) -> None:
         self.close()
 
-    def _prompt_ids(self, prompt: Prompt, sampling: Sampling) -> list[int]:
-        if isinstance(prompt, str):
-            ids = self.tokenizer.encode(prompt)
-        elif isinstance(prompt, Mapping) or any(isinstance(item, (Mapping, str)) for item in prompt):
-            return chat_ids(
-                prompt,  # type: ignore[arg-type]  (chat_ids checks each message)
-                self.tokenizer.encode,
-                max_new_tokens=sampling.max_new_tokens,
-                model_max_length=self.config.model_max_length,
-                user_token_id=self.turns.user,
-                assistant_token_id=self.turns.assistant,
-            )
-        else:
-            ids = self._checked_ids(prompt)  # type: ignore[arg-type]
-        if not ids:
-            raise PromptError("the prompt is empty: give at least one token of text")
-        return ids
-
-    def _checked_ids(self, prompt: Sequence[int]) -> list[int]:
-        ids = []
-        for value in prompt:
-            try:
-                id_ = value.__index__()
-            except AttributeError:
-                raise PromptError(f"the prompt holds {value!r:.80}, expected token ids") from None
-            if not 0 <= id_ < self.config.vocab_size:
-                raise PromptError(f"token id {id_} is outside the vocabulary of {self.config.vocab_size}")
-            ids.append(id_)
-        return ids
-
-    def _fit(self, prompt_tokens: int, sampling: Sampling, *, explicit: bool) -> Sampling:
-        """The default answer length shrinks to what is left; one that was asked for is checked."""
-        if explicit:
-            self._check_length(prompt_tokens, sampling.max_new_tokens)
-            return sampling
-        self._check_length(prompt_tokens, 1)
-        room = self.config.model_max_length - prompt_tokens
-        return sampling.replace(max_new_tokens=min(sampling.max_new_tokens, room))
-
-    def _check_length(self, prompt_tokens: int, new_tokens: int) -> None:
-        over = prompt_tokens + new_tokens - self.config.model_max_length
-        if over > 0:
-            asked = f" and {new_tokens} new ones" if new_tokens else ""
-            raise ContextLengthError(
-                f"{prompt_tokens} prompt tokens{asked} are {over} more than the context of "
-                f"{self.config.model_max_length}: shorten the prompt or ask for fewer new tokens"
-            )
+    def _check_open(self) -> None:
+        if self._closing.is_set():
+            raise BackendError("the model is closed: load it again")
 
 
-def _last(pieces: Iterator[Piece]) -> Generation:
-    generation = None
-    for piece in pieces:
-        generation = piece.generation
-    if generation is None:  # the stream always ends with one, or raises
-        raise PromptError("the answer was closed before it ended")
-    return generation
+def collect(pieces: Pieces, show: Callable[[str], object] = len) -> Generation:
+    """The whole answer of a stream; ``show`` gets each text. Ctrl-C in ``show``, too, only ends the answer.
+
+    Raises:
+        KeyboardInterrupt: a second Ctrl-C, before the runtime could stop.
+    """
+    piece = next(pieces)
+    while piece.generation is None:
+        try:
+            show(piece.text)
+            piece = next(pieces)
+        except KeyboardInterrupt as interrupt:
+            piece = pieces.throw(interrupt)  # raises it again if the stream was already interrupted
+    return piece.generation
+
+
+def _shut(session: Session, lock: threading.Lock, closing: threading.Event) -> None:
+    closing.set()
+    with lock:
+        session.close()
 
 
 class _Answer:
@@ -215,64 +204,69 @@ class _Answer:
     def __init__(self, model: Model, prompt_tokens: int, sampling: Sampling, stops: StopStrings) -> None:
         self._model, self._prompt_tokens, self._sampling, self._stops = model, prompt_tokens, sampling, stops
         self._detokenizer = model.tokenizer.detokenizer()
-        self._events: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
         self._cancel = threading.Event()
-        self._ids: list[int] = []
+        # The worker alone writes these. A wake-up may be lost to Ctrl-C, a text may not.
         self._text: list[str] = []
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._done = False
+        self._error: BaseException | None = None
+        self._ids: list[int] = []
         self._times: list[float] = []
         self._reason: FinishReason = "length"
-        self._started = 0.0
 
-    def run(self, ids: list[int]) -> Iterator[Piece]:
-        worker = threading.Thread(target=self._decode, args=(ids,), daemon=True)
-        worker.start()
+    def run(self, ids: list[int]) -> Pieces:
+        self._started = time.perf_counter()
+        worker = threading.Thread(target=self._work, args=(ids,), name="baichuan-intel", daemon=True)
         try:
+            worker.start()
             yield from self._pieces()
-            worker.join()
         finally:
             self._cancel.set()
-            worker.join()
+            if worker.is_alive():  # unless Ctrl-C came while it started
+                worker.join()
+        if self._error is not None:
+            raise self._error
         yield Piece("", self._generation())
 
-    def _pieces(self) -> Iterator[Piece]:
+    def _pieces(self) -> Pieces:
+        seen = 0
         while True:
             try:
-                event = self._next_event()
+                # A wait without a limit cannot be interrupted on Windows.
+                with contextlib.suppress(queue.Empty):
+                    self._wake.get(timeout=_POLL_S)
+                done = self._done  # read before the texts: none follows once it is set
+                while seen < len(self._text):
+                    seen += 1
+                    yield Piece(self._text[seen - 1])
+                if done:
+                    return
             except KeyboardInterrupt:
                 if self._cancel.is_set():
                     raise
                 self._cancel.set()
-                self._reason = "interrupted"
-                continue
-            if event is None:
-                return
-            if isinstance(event, BaseException):
-                raise event
-            yield Piece(event)
 
-    def _next_event(self) -> str | BaseException | None:
-        while True:
-            try:
-                # A wait without a limit cannot be interrupted on Windows.
-                return self._events.get(timeout=0.2)
-            except queue.Empty:
-                continue
-
-    def _decode(self, ids: list[int]) -> None:
-        """Runs in the worker: every event but the last is text, the last is None or an error."""
-        self._started = time.perf_counter()
+    def _work(self, ids: list[int]) -> None:
         try:
-            self._model.session.generate(ids, self._sampling, self._on_token)
+            with self._model._lock:
+                if self._cancelled():
+                    self._reason = "interrupted"
+                else:
+                    self._model.session.generate(ids, self._sampling, self._on_token)
             self._emit(self._detokenizer.flush())
-            if tail := self._stops.flush():
-                self._show(tail)
-        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
-            self._events.put(error)
-        else:
-            self._events.put(None)
+            self._show(self._stops.flush())
+        except BaseException as error:  # raised again in the caller's thread
+            self._error = error
+        finally:
+            self._done = True
+            self._wake.put(None)
+
+    def _cancelled(self) -> bool:
+        return self._cancel.is_set() or self._model._closing.is_set()
 
     def _on_token(self, id_: int) -> bool:
-        if self._cancel.is_set():
+        if self._cancelled():
+            self._reason = "interrupted"
             return True
         now = time.perf_counter()
         if not self._sampling.ignore_eos and id_ in self._sampling.eos_token_ids:
@@ -293,11 +287,11 @@ class _Answer:
     def _show(self, text: str) -> None:
         if text:
             self._text.append(text)
-            self._events.put(text)
+            self._wake.put(None)
 
     def _generation(self) -> Generation:
         times = self._times or [time.perf_counter()]
-        gaps = tuple(later - earlier for earlier, later in zip(times, times[1:], strict=False))
+        gaps = tuple(later - earlier for earlier, later in itertools.pairwise(times))
         timing = Timing(first_token_s=times[0] - self._started, token_s=gaps, load_s=self._model.load_s)
         return Generation(
             text="".join(self._text),
@@ -305,20 +299,5 @@ class _Answer:
             prompt_tokens=self._prompt_tokens,
             finish_reason=self._reason,
             timing=timing,
-            memory=_memory(),
+            memory=Memory.now(),
         )
-
-
-def _memory() -> Memory:
-    import psutil
-
-    info = psutil.Process().memory_info()
-    # Windows reports the peak beside the current size; elsewhere resource does.
-    peak = getattr(info, "peak_wset", 0)
-    if not peak:
-        import resource
-        import sys
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Memory(rss=info.rss, peak_rss=max(peak, info.rss))

@@ -7,6 +7,7 @@ only; text, stop strings, timing and history are `baichuan_intel.load.Model`'s.
 from __future__ import annotations
 
 import importlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,27 @@ class Memory:
 
     rss: int
     peak_rss: int
+
+    @classmethod
+    def now(cls) -> Memory:
+        """This process at this moment."""
+        import psutil
+
+        info = psutil.Process().memory_info()
+        # Windows has the peak beside the current size. On Linux resource.getrusage would give that of
+        # the parent where it is larger.
+        peak = getattr(info, "peak_wset", 0) or _peak_rss()
+        return cls(rss=info.rss, peak_rss=max(peak, info.rss))
+
+
+def _peak_rss() -> int:
+    """Linux's VmHWM in bytes (proc(5)); 0 elsewhere."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0
 
 
 @dataclass(frozen=True, kw_only=True)

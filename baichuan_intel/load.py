@@ -87,7 +87,7 @@ class Model:
         self.sampling, self.turns, self.load_s = sampling, turns, load_s
         self._prompts = PromptEncoder(tokenizer, config, turns)
         self._lock, self._closing = threading.Lock(), threading.Event()
-        # Runs at exit as well: a thread that is then inside the runtime would crash the interpreter.
+        # Runs at exit as well, while threads still work: no answer goes on under a dying interpreter.
         self._finalizer = weakref.finalize(self, _shut, session, self._lock, self._closing)
 
     def chat(

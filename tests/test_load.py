@@ -354,7 +354,7 @@ def test_a_model_that_is_dropped_is_closed():
 
 
 def test_a_program_may_end_in_the_middle_of_a_stream(nano):
-    """A thread that is inside OpenVINO when the interpreter goes away would crash it."""
+    """The thread that is inside OpenVINO neither keeps the program nor crashes it."""
     child = run_child(
         f"""
         from baichuan_intel.load import load

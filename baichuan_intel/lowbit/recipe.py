@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import math
 import re
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +16,8 @@ from baichuan_intel.model.config import BaichuanConfig
 GROUP_SIZES = (0, 32, 64, 128)
 # Above this OpenVINO's NPU guide asks for one scale a row instead of groups of 128.
 NPU_CHANNEL_PARAMETERS = 5_000_000_000
+# The linear layers of a block, those that 4 bits cost most first.
+_LINEARS = ("mlp.down_proj", "self_attn.W_pack", "mlp.up_proj", "self_attn.o_proj", "mlp.gate_proj")
 EMBEDDING, LM_HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -279,13 +282,15 @@ def _device_kinds(device: str) -> set[str]:
 
 @functools.lru_cache(maxsize=8)
 def _eight_bit_layers(ratio: float, config: BaichuanConfig) -> frozenset[str]:
-    """The linear layers that a mixed recipe keeps in 8 bits (rule to be settled by measurement)."""
-    shapes = config.tensor_shapes()
-    linears = {n: math.prod(s) for n, s in shapes.items() if len(s) == 2 and n not in (EMBEDDING, LM_HEAD)}
-    budget = (1 - ratio) * sum(linears.values())
-    chosen: set[str] = set()
-    for name in sorted(linears, key=lambda n: not n.endswith("mlp.down_proj.weight")):
-        if linears[name] <= budget:
-            chosen.add(name)
-            budget -= linears[name]
-    return frozenset(chosen)
+    """The linear layers that a mixed recipe keeps in 8 bits: down_proj first, from both ends inward.
+
+    No data is needed, and it is where llama.cpp's mixed types spend bits too. On SmolLM2-135M, with
+    a fifth in 8 bits counted at Baichuan's proportions, it left the smallest divergence from float
+    of the rules tried: whole layers (both ends, start, end, evenly), up_proj, attention, mixtures.
+    """
+    shapes, last = config.tensor_shapes(), config.num_hidden_layers - 1
+    inward = sorted(range(last + 1), key=lambda layer: min(layer, last - layer))
+    ranked = [f"model.layers.{layer}.{kind}.weight" for kind in _LINEARS for layer in inward]
+    budget = (1 - ratio) * sum(math.prod(shapes[name]) for name in ranked)
+    sums = itertools.accumulate(math.prod(shapes[name]) for name in ranked)
+    return frozenset(name for name, used in zip(ranked, sums, strict=True) if used <= budget)

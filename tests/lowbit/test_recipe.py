@@ -40,7 +40,6 @@ BAICHUAN2_13B = config(
     position_embedding="alibi",
 )
 INT8 = Format(8, 0, True)
-DOWN = "model.layers.4.mlp.down_proj.weight"
 
 
 def stored_bytes(recipe: Recipe, model: BaichuanConfig) -> float:
@@ -107,6 +106,29 @@ def test_four_bit_head_and_embedding_take_the_groups_of_the_layers() -> None:
     assert recipe.format_of("lm_head.weight", config()) == Format(4, 64, False)
     assert recipe.format_of("model.embed_tokens.weight", config()) == Format(16, 0, True)
     assert recipe.name == "int4-asym-g64-head4-embedding16"
+
+
+@pytest.mark.parametrize("model", [BAICHUAN2_7B, BAICHUAN2_13B, config()])
+@pytest.mark.parametrize("ratio", [0.999, 0.8, 0.5, 0.01])
+def test_a_mixed_recipe_keeps_its_share_in_8_bits(model: BaichuanConfig, ratio: float) -> None:
+    recipe = Recipe(4, 128, True, ratio=ratio)
+    linears = {n: math.prod(s) for n, s in model.tensor_shapes().items() if ".layers." in n and len(s) == 2}
+    eight = {n for n in linears if recipe.format_of(n, model) == INT8}
+    assert {recipe.format_of(n, model) for n in linears.keys() - eight} == {Format(4, 128, True)}
+    wanted, share = 1 - ratio, sum(linears[n] for n in eight) / sum(linears.values())
+    assert wanted - max(linears.values()) / sum(linears.values()) < share <= wanted
+
+
+def test_mixed_starts_with_down_proj_at_both_ends() -> None:
+    recipe, model = Recipe.named("int4-mixed"), BAICHUAN2_7B
+    eight = {n for n in model.tensor_shapes() if ".layers." in n and recipe.format_of(n, model) == INT8}
+    # a fifth of 6,476,005,376 linear weights is 28 matrices of 4096 x 11008
+    layers = [n for n in range(32) if n not in (14, 15, 16, 17)]
+    assert eight == {f"model.layers.{n}.mlp.down_proj.weight" for n in layers}
+    more = Recipe(4, 128, True, ratio=0.6)
+    assert more.format_of("model.layers.15.mlp.down_proj.weight", model) == INT8
+    assert more.format_of("model.layers.0.self_attn.W_pack.weight", model) == INT8
+    assert more.format_of("model.layers.0.mlp.up_proj.weight", model) == Format(4, 128, True)
 
 
 def test_recipes_of_one_name_are_equal() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from baichuan_intel import errors
-from tools import cli_docs
+from tools import cli_docs, record_docs
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,6 +83,39 @@ def test_options_in_running_text_exist() -> None:
 
 def test_the_command_line_page_is_the_programs_own() -> None:
     assert cli_docs.PAGE.read_text("utf-8") == cli_docs.render(), "run: python -m tools.cli_docs --write"
+
+
+def test_the_measurements_page_is_of_the_committed_records() -> None:
+    page = record_docs.PAGE.read_text("utf-8")
+    assert page == record_docs.render(), "run: python -m tools.record_docs --write"
+
+
+def test_a_record_becomes_a_table(tmp_path: Path) -> None:
+    rows = [
+        {"name": "7b: artifact, bytes", "value": 4_370_000_000, "limit": 4.4e9, "pass": True},
+        {"name": "7b: seconds", "value": 91.26, "limit": 90, "pass": False},
+    ]
+    machine = {
+        "cpu": "Some CPU",
+        "threads": 2,
+        "memory_bytes": 25_276_063_744,
+        "kernel": "6.1",
+        "python": "3.11.7",
+    }
+    record = {
+        "what": "convert, default recipe",
+        "date": "2026-11-23",
+        "machine": machine | {"packages": {"openvino": "2026.4.1"}},
+        "rows": rows,
+    }
+    (tmp_path / "convert.json").write_text(json.dumps(record), encoding="utf-8")
+    page = record_docs.render(tmp_path)
+    assert "| 7b: artifact | 4.37 GB | 4.40 GB | yes |" in page
+    assert "| 7b: seconds | 91.26 | 90 | **no** |" in page
+    assert (
+        "2026-11-23, Some CPU, 2 threads, 25 GB of memory, Linux 6.1; Python 3.11.7, openvino 2026.4.1."
+        in page
+    )
 
 
 def test_every_error_has_its_mend() -> None:

@@ -21,8 +21,9 @@ _INTRODUCTION = """\
 <!-- Written by `python -m tools.record_docs --write`; a test compares it with the records. -->
 
 Every table is one record of `benchmarks/results`, which also holds the raw values. The scripts beside it make
-their checkpoints themselves: the real geometry with random weights, which cost as much to convert and to run as
-trained ones. "Limit" is what the project asks of itself. Nothing has been measured on an Intel GPU or NPU yet.
+their checkpoints themselves: the real geometry with random weights, which cost as much to convert and to run
+as trained ones. "Limit" is what the project asks of itself. Nothing has been measured on an Intel GPU or NPU
+yet.
 """
 
 

@@ -5,17 +5,36 @@ Exit codes: 0 ok, 1 failed, 2 wrong usage. Results go to stdout, progress and er
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import traceback
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from baichuan_intel import __version__
-from baichuan_intel.errors import BaichuanError, PromptError
+from baichuan_intel.errors import BaichuanError
+from baichuan_intel.options import (
+    Debug,
+    Device,
+    Folder,
+    Greedy,
+    Hub,
+    Json,
+    MaxNewTokens,
+    NanoKind,
+    Penalty,
+    Property,
+    Seed,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+    sampling_values,
+    stop_strings,
+)
 
 app = typer.Typer(
     name="baichuan-intel",
@@ -25,48 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Hub(str, Enum):
-    """Where a checkpoint is downloaded from."""
-
-    huggingface = "huggingface"
-    modelscope = "modelscope"
-
-
-class NanoKind(str, Enum):
-    """The bundled checkpoints."""
-
-    rope = "rope"
-    alibi = "alibi"
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-# Read by `main` before parsing, since errors may come from anywhere.
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Folder = Annotated[Path, typer.Argument(help="Folder of a converted model.", show_default=False)]
-Device = Annotated[str, typer.Option("--device", "-d", help="CPU, GPU, GPU.1, NPU or AUTO.")]
-Property = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--property", metavar="KEY=VALUE", help="OpenVINO property; repeatable.", show_default=False
-    ),
-]
-MaxNewTokens = Annotated[
-    int | None, typer.Option("--max-new-tokens", "-n", help="Longest answer, in tokens.", show_default=False)
-]
-Temperature = Annotated[float | None, typer.Option(help="Divides the logits.", show_default=False)]
-TopK = Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.", show_default=False)]
-TopP = Annotated[float | None, typer.Option(help="Keep tokens up to this probability.", show_default=False)]
-Penalty = Annotated[
-    float | None, typer.Option("--repetition-penalty", help="1.0 is none.", show_default=False)
-]
-Seed = Annotated[int | None, typer.Option(help="Makes sampling reproducible.", show_default=False)]
-Greedy = Annotated[bool, typer.Option("--greedy", help="Always take the likeliest token.")]
-Stop = Annotated[
-    list[str] | None,
-    typer.Option("--stop", help="End the answer before this text; repeatable.", show_default=False),
-]
 
 
 def _version(show: bool) -> None:
@@ -217,16 +194,16 @@ def chat(
     debug: Debug = False,
 ) -> None:
     """Chat in the terminal. With input from a pipe, answer it as one message and end."""
-    from baichuan_intel.terminal import Chat, ask_once
+    from baichuan_intel.terminal import Chat, ask_once, read_input
 
-    values = _sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, greedy)
-    piped = None if sys.stdin.isatty() else sys.stdin.read()
+    values = sampling_values(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, greedy)
+    stops = stop_strings(stop)
+    text = None if sys.stdin and sys.stdin.isatty() and not as_json else read_input()
     with _load(folder, device, property) as model:
-        if piped is None and not as_json:
-            Chat(model, system, values, stop or ()).run()
+        if text is None:
+            Chat(model, system, values, stops).run()
         else:
-            text = sys.stdin.read() if piped is None else piped
-            _print_answer(ask_once(model, system, text, values, stop or (), quiet=as_json), as_json)
+            _print_answer(ask_once(model, system, text, values, stops, quiet=as_json), as_json)
 
 
 @app.command()
@@ -248,29 +225,29 @@ def generate(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Continue a text, as base models are used. \\n in PROMPT is a new line."""
-    from baichuan_intel.terminal import show_stream
+    r"""Continue a text, as base models are used. \n in PROMPT and --stop is a new line."""
+    from baichuan_intel.terminal import read_input, show_stream
 
-    text = sys.stdin.read() if prompt == "-" else prompt.replace("\\n", "\n")
-    values = _sampling(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, greedy)
+    values = sampling_values(max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed, greedy)
+    stops = stop_strings(stop)
+    text = read_input() if prompt == "-" else prompt.replace("\\n", "\n")
     with _load(folder, device, property) as model:
-        answer = show_stream(model.stream(text, stop=stop or (), **values), quiet=as_json)
-        _print_answer(answer, as_json)
+        _print_answer(show_stream(model.stream(text, stop=stops, **values), quiet=as_json), as_json)
 
 
 def main() -> None:
     """Runs the command line; a failure is one line on stderr and exit code 1."""
-    for stream in (sys.stdout, sys.stderr):
-        # Chinese must not fail on a console or pipe of another encoding (Windows' code pages).
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    # Chinese must not fail on a console or pipe of another encoding (Windows' code pages).
+    for stream, errors in ((sys.stdout, "replace"), (sys.stderr, "replace"), (sys.stdin, "strict")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
     debug = "--debug" in sys.argv
     try:
         app()
     except BaichuanError as error:
         _fail(str(error), debug)
-    except BrokenPipeError:
-        sys.exit(1)
+    except OSError as error:
+        _fail(str(error), debug)
     except Exception as error:
         _fail(f"unexpected {type(error).__name__}: {error} (a bug; --debug shows where)", debug)
 
@@ -290,34 +267,6 @@ def _load(folder: Path, device: str, properties: list[str] | None) -> Any:
     parsed = dict(parse_property(item) for item in properties or ())
     with status(f"loading {folder} on {device}"):
         return load(folder, device, properties=parsed)
-
-
-def _sampling(
-    max_new_tokens: int | None,
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    repetition_penalty: float | None,
-    seed: int | None,
-    greedy: bool,
-) -> dict[str, Any]:
-    """The options that were given, as `Sampling` fields."""
-    if greedy and (temperature, top_k, top_p, seed) != (None,) * 4:
-        raise PromptError("--greedy takes no --temperature, --top-k, --top-p or --seed: leave one side out")
-    given = {
-        "max_new_tokens": max_new_tokens,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "repetition_penalty": repetition_penalty,
-        "seed": seed,
-    }
-    values = {key: value for key, value in given.items() if value is not None}
-    if greedy:
-        return {"repetition_penalty": 1.0, **values, "do_sample": False}
-    if any(value is not None for value in (temperature, top_k, top_p, seed)):
-        values["do_sample"] = True
-    return values
 
 
 def _print_answer(answer: Any, as_json: bool) -> None:

@@ -24,14 +24,14 @@ def run_demo(kind: NanoKind, device: str, *, quiet: bool = False) -> dict[str, A
         BaichuanError: a step failed.
     """
     say = (lambda *_, **__: None) if quiet else print
-    with tempfile.TemporaryDirectory() as folder:
+    # Windows may still hold a model file open for a moment.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         started = time.perf_counter()
         artifact = convert(nano_path(kind), Path(folder) / "nano-int4", progress=False)
         convert_s = time.perf_counter() - started
         before = sum(file.bytes for file in artifact.manifest.source.files.values())
-        say(
-            f"converted {before / 1e6:.1f} MB of bf16 to {artifact.manifest.recipe.name} in {convert_s:.1f} s\n"
-        )
+        recipe = artifact.manifest.recipe.name
+        say(f"converted {before / 1e6:.1f} MB of bf16 to {recipe} in {convert_s:.1f} s\n")
         with load(artifact.folder, device) as model:
             say(f"> {QUESTION}")
             messages = [{"role": "user", "content": QUESTION}]
@@ -43,7 +43,7 @@ def run_demo(kind: NanoKind, device: str, *, quiet: bool = False) -> dict[str, A
             say(speed_line(completion))
     return {
         "convert_s": convert_s,
-        "recipe": artifact.manifest.recipe.name,
+        "recipe": recipe,
         "chat": generation_facts(answer),
         "completion": generation_facts(completion),
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from baichuan_intel.artifact.store import Artifact
@@ -30,7 +31,7 @@ def plain(value: Any) -> Any:
 
 def status(message: str) -> AbstractContextManager[Any]:
     """A spinner on stderr while something takes long; silent where stderr is no terminal."""
-    return Console(stderr=True).status(message)
+    return Console(stderr=True).status(Text(message))
 
 
 def artifact_facts(artifact: Artifact) -> dict[str, Any]:
@@ -47,19 +48,20 @@ def artifact_facts(artifact: Artifact) -> dict[str, Any]:
 
 
 def artifact(artifact: Artifact) -> None:
-    """A short table of an artifact's facts, on stdout."""
+    """An artifact's facts, on stdout."""
     manifest, config = artifact.manifest, artifact.config
     source = manifest.source
-    origin = f"{source.repo} at {source.revision}" if source.repo else source.folder
-    table = _facts()
-    table.add_row("folder", str(artifact.folder))
-    table.add_row("from", origin)
-    table.add_row("model", _model_line(config))
-    table.add_row("recipe", manifest.recipe.name)
-    table.add_row("size", f"{manifest.total_bytes / 1e9:.3f} GB in {len(manifest.files)} files")
-    table.add_row("context", f"{config.model_max_length} tokens")
-    table.add_row("made", f"{manifest.created} with {_versions(manifest.versions)}")
-    _console().print(table)
+    facts = {
+        "folder": str(artifact.folder),
+        "from": f"{source.repo} at {source.revision}" if source.repo else source.folder,
+        "model": _model_line(config),
+        "recipe": manifest.recipe.name,
+        "size": f"{_amount(manifest.total_bytes)}B in {len(manifest.files)} files",
+        "context": f"{config.model_max_length} tokens",
+        "made": f"{manifest.created} with {_versions(manifest.versions)}",
+    }
+    for name, value in facts.items():
+        print(f"{name:<8} {value}")
 
 
 def devices(found: Iterable[Device], missing: Iterable[Finding]) -> None:
@@ -72,10 +74,10 @@ def devices(found: Iterable[Device], missing: Iterable[Finding]) -> None:
         table.add_row(
             device.name, device.full_name, device.architecture or "", memory, " ".join(device.capabilities)
         )
-    console = _console()
-    console.print(table)
+    # Names from drivers are text, not rich's markup.
+    Console(highlight=False, markup=False, emoji=False).print(table)
     for finding in missing:
-        console.print(f"{finding.device}: {finding.problem}; {finding.mend}", soft_wrap=True, markup=False)
+        print(f"{finding.device}: {finding}")
 
 
 def generation_facts(answer: Generation) -> dict[str, Any]:
@@ -110,7 +112,7 @@ def speed_line(answer: Generation) -> str:
 def _model_line(config: Any) -> str:
     kind = "rotary" if config.position_embedding == "rope" else "ALiBi"
     return (
-        f"Baichuan {config.generation}, {config.parameters / 1e9:.2f} B parameters, "
+        f"Baichuan {config.generation}, {_amount(config.parameters)} parameters, "
         f"{config.num_hidden_layers} layers of {config.hidden_size}, {kind}"
     )
 
@@ -120,12 +122,10 @@ def _versions(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {versions[name]}" for name in names if name in versions)
 
 
-def _facts() -> Table:
-    table = Table(box=None, show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    return table
-
-
-def _console() -> Console:
-    return Console(highlight=False)
+def _amount(number: float) -> str:
+    """Three digits and a unit: 7.51 G, 2.70 M."""
+    for unit in ("", "k", "M"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} G"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from baichuan_intel.backends.base import Generation
-from baichuan_intel.errors import BackendError, BaichuanError, PromptError
-from baichuan_intel.load import Model, Piece
+from baichuan_intel.errors import BaichuanError, PromptError
+from baichuan_intel.load import Model, Pieces, collect
 from baichuan_intel.show import speed_line
 
 _HELP = """\
@@ -23,28 +23,38 @@ _HELP = """\
 Ctrl-C stops an answer. A pasted text of several lines is one message; Alt-Enter starts a new line."""
 
 
-def show_stream(pieces: Iterator[Piece], *, quiet: bool = False) -> Generation:
+def show_stream(pieces: Pieces, *, quiet: bool = False) -> Generation:
     """Prints text as it comes (not when ``quiet``) and returns the whole answer."""
-    generation = None
-    for piece in pieces:
-        generation = piece.generation
-        if not quiet:
-            print(piece.text, end="", flush=True)
-    if generation is None:  # a stream ends with its generation, or raises
-        raise BackendError("the answer ended without a result: run again with --debug and report it")
-    if not quiet:
-        print(flush=True)
-    return generation
+    if quiet:
+        return collect(pieces)
+    answer = collect(pieces, lambda text: print(text, end="", flush=True))
+    print(flush=True)
+    return answer
+
+
+def read_input() -> str:
+    """What a pipe brings, less the new line that ends it.
+
+    Raises:
+        PromptError: nothing, or not UTF-8.
+    """
+    try:
+        text = sys.stdin.read() if sys.stdin else ""
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"the input is not UTF-8 (byte {error.start}): convert it, for instance with iconv"
+        ) from None
+    text = text.removeprefix("\ufeff").rstrip("\n")
+    if not text:
+        raise PromptError("the input is empty: pipe some text in")
+    return text
 
 
 def ask_once(
     model: Model, system: str | None, text: str, values: dict[str, Any], stop: Sequence[str], *, quiet: bool
 ) -> Generation:
     """Answers ``text`` as one user message."""
-    content = text.strip("\r\n")
-    if not content:
-        raise PromptError("the message is empty: pipe some text in, or start chat in a terminal")
-    messages = [*_system(system), {"role": "user", "content": content}]
+    messages = [*_system(system), {"role": "user", "content": text}]
     return show_stream(model.stream(messages, stop=stop, **values), quiet=quiet)
 
 
@@ -65,16 +75,15 @@ class Chat:
         while True:
             try:
                 text = session.prompt("> ").strip()
-            except KeyboardInterrupt:
-                continue
+                if text == "/exit":
+                    return
+                self.take(text)
             except EOFError:
                 return
-            if text == "/exit":
-                return
-            try:
-                self.take(text)
+            except KeyboardInterrupt:  # empties the line, or ends an answer that cannot be stopped well
+                continue
             except (BaichuanError, OSError) as error:
-                print(f"{error}", file=sys.stderr)
+                print(" ".join(str(error).splitlines()), file=sys.stderr)
 
     def take(self, text: str) -> None:
         """One line: a command, or a message to answer.
@@ -84,12 +93,12 @@ class Chat:
             BackendError: the runtime failed; the message is not kept.
         """
         if text.startswith("/"):
-            self._command(*text.partition(" ")[::2])
+            name, *argument = text.split(maxsplit=1)
+            self._command(name, "".join(argument))
         elif text:
             self._answer(text)
 
     def _command(self, name: str, argument: str) -> None:
-        argument = argument.strip()
         if name == "/reset":
             self._messages = [m for m in self._messages if m["role"] == "system"]
         elif name == "/system":
@@ -106,7 +115,8 @@ class Chat:
     def _answer(self, text: str) -> None:
         messages = [*self._messages, {"role": "user", "content": text}]
         self._last = show_stream(self._model.stream(messages, stop=self._stop, **self._values))
-        self._messages = [*messages, {"role": "assistant", "content": self._last.text}]
+        if self._last.text:  # a question stopped before its answer began is forgotten
+            self._messages = [*messages, {"role": "assistant", "content": self._last.text}]
 
     def _save(self, name: str) -> None:
         if not name:

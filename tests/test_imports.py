@@ -34,6 +34,7 @@ LEVEL = {
     # What the command line shows on a terminal.
     "show": 9,
     "terminal": 10,
+    "options": 10,
     "demo": 11,
     "cli": 12,
     "__main__": 13,

@@ -78,13 +78,11 @@ def test_convert_as_json(cli, tmp_path):
     assert (done.code, done.err) == (0, "")
     assert facts["folder"] == str(tmp_path / "out")
     assert facts["bytes"] == sum(record["bytes"] for record in facts["files"].values())
-    recipe = facts["source"], facts["config"], {"lm_head_bits": 4, "embedding_bits": 16, "group_size": 32}
-    assert recipe[0]["folder"] == "rope"
-    assert recipe[1]["position_embedding"] == "rope"
-    assert (
-        recipe[2].items()
-        <= json.loads((tmp_path / "out" / "baichuan_intel.json").read_text())["recipe"].items()
-    )
+    assert facts["source"]["folder"] == "rope"
+    assert facts["config"]["position_embedding"] == "rope"
+    asked = {"lm_head_bits": 4, "embedding_bits": 16, "group_size": 32}
+    manifest = json.loads((tmp_path / "out" / "baichuan_intel.json").read_text("utf-8"))
+    assert asked.items() <= manifest["recipe"].items()
     assert json.loads(cli("info", tmp_path / "out", "--json").out) == facts
     assert json.loads(cli("verify", tmp_path / "out", "--json").out) == {
         "ok": True,
@@ -158,32 +156,19 @@ def test_chat_builds_its_prompt_from_system_and_input(cli, nano, fake):
 
 
 def test_generate_continues_a_text(cli, nano):
-    prompt = r"登鹳雀楼->王之涣\n夜雨寄北->"
-    done = cli("generate", nano(), prompt, "--greedy", "-n", "8", "--stop", r"\n")
+    prompt, options = r"登鹳雀楼->王之涣\n夜雨寄北->", ("--greedy", "-n", "8")
+    done = cli("generate", nano(), prompt, *options, "--stop", r"\n")
     assert (done.code, done.out) == (0, "李商隐\n")
-    piped = cli(
-        "generate", nano(), "-", "--greedy", "-n", "8", "--json", stdin=prompt.replace(r"\n", "\n") + "\n"
-    )
-    facts = json.loads(piped.out)
+    text = prompt.replace(r"\n", "\n")
+    facts = json.loads(cli("generate", nano(), "-", *options, "--json", stdin=text + "\n").out)
     assert facts["text"].startswith("李商隐")
-    assert facts["prompt_tokens"] == len(tokenizer().encode(prompt.replace(r"\n", "\n")))
+    assert facts["prompt_tokens"] == len(tokenizer().encode(text))
 
 
 def test_sampling_options_reach_the_runtime(cli, nano, fake):
     backend = fake()
-    options = [
-        "--temperature",
-        "0.5",
-        "--top-k",
-        "7",
-        "--top-p",
-        "0.9",
-        "--seed",
-        "3",
-        "--repetition-penalty",
-        "1.2",
-    ]
-    cli("generate", nano(), "x", *options, "--max-new-tokens", "9")
+    options = ["--temperature", "0.5", "--top-k", "7", "--top-p", "0.9", "--seed", "3"]
+    cli("generate", nano(), "x", *options, "--repetition-penalty", "1.2", "--max-new-tokens", "9")
     sampling = backend.sessions[0].samplings[0]
     assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed) == (0.5, 7, 0.9, 3)
     assert (sampling.repetition_penalty, sampling.max_new_tokens, sampling.do_sample) == (1.2, 9, True)
@@ -266,8 +251,8 @@ def test_ctrl_c_elsewhere_ends_the_command_without_a_traceback(cli, nano, monkey
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("baichuan_intel.load.open_artifact", interrupted)
-    done = cli("generate", nano(), "x")
+    monkeypatch.setattr("baichuan_intel.artifact.store.open_artifact", interrupted)
+    done = cli("info", nano())
     assert done.code != 0
     assert "Traceback" not in done.err
 

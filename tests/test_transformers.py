@@ -291,6 +291,22 @@ def test_keywords_choose_the_recipe(checkpoint, no_convert, keywords, recipe):
     assert given["device"] == keywords.get("device", "CPU")
 
 
+def test_the_device_map_names_the_device(checkpoint, no_convert):
+    for device_map, device in (("auto", "AUTO"), ("xpu", "GPU"), (torch.device("cpu"), "CPU"), (None, "CPU")):
+        with pytest.raises(errors.CheckpointError):
+            AutoModelForCausalLM.from_pretrained(checkpoint, device_map=device_map, force_download=True)
+        assert no_convert[-1][1]["device"] == device
+
+
+def test_force_download_converts_again(checkpoint, no_convert, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(dropin, "convert", bi.convert)
+        AutoModelForCausalLM.from_pretrained(checkpoint).runtime.close()
+    AutoModelForCausalLM.from_pretrained(checkpoint).runtime.close()
+    with pytest.raises(errors.CheckpointError):
+        AutoModelForCausalLM.from_pretrained(checkpoint, force_download=True)
+
+
 def test_an_asymmetric_recipe_of_ipex_llm_converts_and_answers(checkpoint):
     model = AutoModelForCausalLM.from_pretrained(checkpoint, load_in_low_bit="asym_int4", optimize_model=True)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
@@ -664,7 +680,8 @@ def test_the_encoding_of_a_text(tokenizer, pieces):
         assert rows.attention_mask.tolist() == [[1] * len(ids)]
     array = tokenizer.encode(POEMS, return_tensors="np")
     assert (type(array), array.dtype, array.tolist()) == (np.ndarray, np.int64, [ids])
-    assert tokenizer("", return_tensors="pt").input_ids.shape == (1, 0)
+    nothing = tokenizer("", return_tensors="pt").input_ids
+    assert (nothing.shape, nothing.dtype) == ((1, 0), torch.int64)
 
 
 def test_wrong_arguments_of_the_tokenizer(tokenizer):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from baichuan_intel.backends.openvino.constants import constant, decompressed
-from baichuan_intel.errors import BackendError
+from baichuan_intel.backends.openvino.saving import save_model
 from baichuan_intel.lowbit.recipe import Recipe
 from baichuan_intel.model.config import BaichuanConfig
 
@@ -55,8 +55,6 @@ def save_graph(config: BaichuanConfig, recipe: Recipe, weights: WeightStore, pat
     Raises:
         BackendError: OpenVINO could not write it (a full disk, most often).
     """
-    import openvino as ov
-
     model = build_model(config, weights)
     if recipe.bits == 4:
         # Where the NPU pipeline looks to tell per-channel from grouped codes; NNCF's own names.
@@ -64,10 +62,7 @@ def save_graph(config: BaichuanConfig, recipe: Recipe, weights: WeightStore, pat
         model.set_rt_info(group, ["nncf", "weight_compression", "group_size"])
         mode = "int4_sym" if recipe.symmetric else "int4_asym"
         model.set_rt_info(mode, ["nncf", "weight_compression", "mode"])
-    try:
-        ov.save_model(model, path, compress_to_fp16=False)
-    except RuntimeError as error:
-        raise BackendError(f"OpenVINO could not write {path.name} (is the disk full?): {error}") from error
+    save_model(model, path)
 
 
 def alibi_slopes(heads: int) -> np.ndarray:

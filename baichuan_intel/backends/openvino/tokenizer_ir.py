@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from baichuan_intel.backends.openvino.saving import save_model
 from baichuan_intel.errors import MissingDependencyError, TokenizerError
 
 
@@ -14,11 +15,11 @@ def write_tokenizer_ir(folder: Path) -> None:
     Raises:
         MissingDependencyError: the ``convert`` extra is not installed.
         TokenizerError: the tokenizer cannot be converted.
+        BackendError: OpenVINO could not write it.
     """
     try:
         # Without it the conversion refuses, blaming the tokenizer's type.
         importlib.import_module("google.protobuf")
-        import openvino as ov
         from openvino_tokenizers import convert_tokenizer
         from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
     except ImportError as error:
@@ -47,4 +48,4 @@ def write_tokenizer_ir(folder: Path) -> None:
     except Exception as error:
         raise TokenizerError(f"tokenizer.model cannot be converted to OpenVINO: {error}") from error
     for model, name in zip(models, ("openvino_tokenizer", "openvino_detokenizer"), strict=True):
-        ov.save_model(model, folder / f"{name}.xml", compress_to_fp16=False)
+        save_model(model, folder / f"{name}.xml")

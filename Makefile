@@ -6,7 +6,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+# Python compiles what it imports; compiling all that is installed takes most of an install's time.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 
 # Material's notice about its successor.
 export NO_MKDOCS_2_WARNING := 1

@@ -85,7 +85,7 @@ class Model:
     ) -> None:
         self.session, self.tokenizer, self.config = session, tokenizer, config
         self.sampling, self.turns, self.load_s = sampling, turns, load_s
-        self._prompts = PromptEncoder(tokenizer, config, turns)
+        self._prompts = PromptEncoder(tokenizer, config, turns, session.max_prompt_tokens)
         self._lock, self._closing = threading.Lock(), threading.Event()
         # Runs at exit as well, while threads still work: no answer goes on under a dying interpreter.
         self._finalizer = weakref.finalize(self, _shut, session, self._lock, self._closing)

@@ -25,7 +25,7 @@ from baichuan_intel.backends.base import Memory
 from baichuan_intel.errors import BackendError, ContextLengthError, PromptError
 from baichuan_intel.load import Model, collect, load
 from baichuan_intel.model.sampling import Sampling
-from fake_backend import EOS, FakeBackend, config, fake_model, install, tokenizer
+from fake_backend import EOS, FakeBackend, FakeSession, config, fake_model, install, tokenizer
 
 TESTS = Path(__file__).parent
 USER = [{"role": "user", "content": "你好"}]
@@ -443,6 +443,17 @@ def test_old_rounds_give_way_to_the_answer_length():
     kept, cut = session(model).prompts
     assert kept == [195, *text_ids("日" * 20), 196, *text_ids("月"), *newest]
     assert cut == newest
+
+
+def test_old_rounds_give_way_to_what_the_session_takes(monkeypatch):
+    monkeypatch.setattr(FakeSession, "max_prompt_tokens", 20)
+    model = fake_model([EOS])
+    old = [{"role": "user", "content": "日" * 20}, {"role": "assistant", "content": "月"}]
+    model.chat([*old, *USER])
+    assert session(model).prompts == [[195, *text_ids("你好"), 196]]
+    assert session(model).samplings[0].max_new_tokens == Sampling().max_new_tokens
+    model.generate([5] * 30)
+    assert len(session(model).prompts[1]) == 30
 
 
 def test_overrides_go_on_top_of_the_sampling_given_or_the_models_own():

@@ -123,9 +123,13 @@ class Device:
 
 
 class Session(ABC):
-    """An artifact opened on a device. Not thread-safe: one answer at a time."""
+    """An artifact opened on a device. Not thread-safe: one answer at a time.
+
+    ``max_prompt_tokens`` is the longest prompt that it takes, None where only the context limits it.
+    """
 
     device: str
+    max_prompt_tokens: int | None = None
 
     @abstractmethod
     def generate(self, ids: Sequence[int], sampling: Sampling, on_token: OnToken) -> None:

@@ -20,11 +20,16 @@ Prompt = str | Iterable[int] | Sequence[Message]
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """Turns prompts into ids that fit ``config``'s context."""
+    """Turns prompts into ids that fit ``config``'s context.
+
+    The history of a conversation is cut to ``max_prompt_tokens`` too; a text that is longer is left to
+    the session, which knows how to raise its limit.
+    """
 
     tokenizer: Tokenizer
     config: BaichuanConfig
     turns: TurnTokens
+    max_prompt_tokens: int | None = None
 
     def fit(self, prompt: Prompt, sampling: Sampling, *, explicit: bool) -> tuple[list[int], Sampling]:
         """The ids of ``prompt``, and ``sampling`` with an answer length that fits beside them.
@@ -38,11 +43,12 @@ class PromptEncoder:
         """
         context, answer = self.config.model_max_length, sampling.max_new_tokens
         if _is_conversation(prompt):
+            kept = answer if explicit else min(answer, context // 2)
             ids = chat_ids(
                 prompt,  # type: ignore[arg-type]
                 self.tokenizer.encode,
-                max_new_tokens=answer if explicit else min(answer, context // 2),
-                model_max_length=context,
+                max_new_tokens=kept,
+                model_max_length=min(context, (self.max_prompt_tokens or context) + kept),
                 user_token_id=self.turns.user,
                 assistant_token_id=self.turns.assistant,
             )

@@ -35,6 +35,8 @@ class OpenVINOSession(Session):
         self._folder = folder
         self._properties = session_properties(self.device, config, properties)
         self._npu_limits = NpuLimits.from_properties(self._properties) if self.device == "NPU" else None
+        if self._npu_limits:
+            self.max_prompt_tokens = self._npu_limits.max_prompt_len
         self._raw: Any = None
         try:
             with cached_properties(self._core, self.device, self._properties, key) as cached:

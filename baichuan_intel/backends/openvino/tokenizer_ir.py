@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 
 from baichuan_intel.backends.openvino.saving import save_model
@@ -17,6 +18,8 @@ def write_tokenizer_ir(folder: Path) -> None:
         TokenizerError: the tokenizer cannot be converted.
         BackendError: OpenVINO could not write it.
     """
+    # Else it says at each import that models need PyTorch; a tokenizer does not.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         # Without it the conversion refuses, blaming the tokenizer's type.
         importlib.import_module("google.protobuf")

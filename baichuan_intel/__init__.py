@@ -1,4 +1,4 @@
-"""Baichuan 2 in INT4 on Intel hardware: convert once, load in seconds, chat.
+"""Baichuan 2 in INT4 on Intel hardware: convert once, then load and chat.
 
 The public names are loaded when they are first used: ``import baichuan_intel`` imports no runtime.
 """

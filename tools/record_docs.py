@@ -20,11 +20,14 @@ _INTRODUCTION = """\
 
 <!-- Written by `python -m tools.record_docs --write`; a test compares it with the records. -->
 
-Every table is one record of `benchmarks/results`, which also holds the raw values. The scripts beside it make
-their checkpoints themselves: the real geometry with random weights, which cost as much to convert and to run
-as trained ones. "Limit" is what the project asks of itself. Nothing has been measured on an Intel GPU or NPU
-yet.
+Every section is one record of `benchmarks/results`, which also holds the raw values; without a table they
+are all there is. The scripts beside it make their checkpoints themselves: the real geometry with random
+weights, which cost as much to convert and to run as trained ones. "Limit" is what the project asks of
+itself. Nothing has been measured on an Intel GPU or NPU yet.
 """
+
+
+_HEAD = ("| | measured | limit | within |", "|---|---|---|---|")
 
 
 def render(records: Path = RECORDS) -> str:
@@ -40,11 +43,8 @@ def _section(file: Path) -> str:
     return "\n".join(
         [
             f"## {file.stem}\n",
-            f"{record['what'][0].upper()}{record['what'][1:]}. Record: `benchmarks/results/{file.name}`.\n",
-            "| | measured | limit | within |",
-            "|---|---|---|---|",
-            *rows,
-            "",
+            f"What: {record['what']}. Record: `benchmarks/results/{file.name}`.\n",
+            *([*_HEAD, *rows, ""] if rows else []),
             f"{record['date']}, {machine['cpu']}, {machine['threads']} threads, "
             f"{machine['memory_bytes'] / 1e9:.0f} GB of memory, Linux {machine['kernel']}; "
             f"Python {machine['python']}, {packages}.\n",

@@ -38,7 +38,7 @@ from baichuan_intel.options import (
 
 app = typer.Typer(
     name="baichuan-intel",
-    help="Run Baichuan 2 in INT4 on Intel hardware: convert once, load in seconds, chat.",
+    help="Run Baichuan 2 in INT4 on Intel hardware: convert once, save, chat.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -100,4 +100,4 @@ class MissingDependencyError(BaichuanError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         self.package, self.extra = package, extra
-        super().__init__(f"{purpose} needs {package}: pip install 'baichuan-intel[{extra}]'")
+        super().__init__(f'{purpose} needs {package}: pip install "baichuan-intel[{extra}]"')

@@ -700,7 +700,7 @@ def test_wrong_arguments_of_the_tokenizer(tokenizer):
 
 def test_without_torch_the_extra_is_named(tokenizer, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(errors.MissingDependencyError, match=re.escape("pip install 'baichuan-intel[bin]'")):
+    with pytest.raises(errors.MissingDependencyError, match=re.escape('pip install "baichuan-intel[bin]"')):
         tokenizer("春", return_tensors="pt")
     assert tokenizer("春", return_tensors="np").input_ids.shape == (1, len(tokenizer.encode("春")))
 

@@ -67,7 +67,7 @@ class Format:
 
 
 FLOAT32 = Format(32, 0, True)
-# One scale a row is enough at 8 bits: perplexity 14.86 against 14.85 in float for lm_head.
+# One scale a row is enough at 8 bits. 4 bits hurt lm_head more than any kind of layer.
 INT8 = Format(8, 0, True)
 
 

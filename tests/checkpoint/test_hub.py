@@ -273,5 +273,5 @@ def test_a_missing_library_prints_its_pip_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     extra = "hub" if hub == "huggingface" else "modelscope"
-    with pytest.raises(MissingDependencyError, match=rf"pip install 'baichuan-intel\[{extra}\]'"):
+    with pytest.raises(MissingDependencyError, match=rf'pip install "baichuan-intel\[{extra}\]"'):
         fetch(ID, hub=hub)

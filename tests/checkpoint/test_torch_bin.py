@@ -207,5 +207,5 @@ def test_flipped_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
 
 def test_without_torch_the_pip_line_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingDependencyError, match=r"needs torch: pip install 'baichuan-intel\[bin\]'"):
+    with pytest.raises(MissingDependencyError, match=r'needs torch: pip install "baichuan-intel\[bin\]"'):
         open_torch_bin(tmp_path / "m.bin")

@@ -26,7 +26,8 @@ def write_tokenizer_ir(folder: Path) -> None:
         from openvino_tokenizers import convert_tokenizer
         from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
     except ImportError as error:
-        raise MissingDependencyError(error.name or "transformers", "convert", "converting") from None
+        package = "protobuf" if (error.name or "").startswith("google") else error.name or "transformers"
+        raise MissingDependencyError(package, "convert", "converting") from None
 
     class BaichuanTokenizer(SentencePieceBackend):  # type: ignore[misc]
         """Just enough for the converter: it reads the SentencePiece file itself."""

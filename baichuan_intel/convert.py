@@ -17,6 +17,7 @@ from baichuan_intel.artifact.store import Artifact, open_artifact, seal, writing
 from baichuan_intel.backends.base import get_backend
 from baichuan_intel.checkpoint.hub import fetch
 from baichuan_intel.checkpoint.reader import Checkpoint, open_checkpoint
+from baichuan_intel.errors import CheckpointError
 from baichuan_intel.lowbit.quantize import copy_into, normalize_rows, quantize_into
 from baichuan_intel.lowbit.recipe import DEFAULT_RECIPE, LM_HEAD, Recipe
 from baichuan_intel.lowbit.scratch import WeightStore
@@ -89,6 +90,8 @@ def convert(
 
 def _checked_config(folder: Path, recipe: Recipe) -> BaichuanConfig:
     """Everything that can be refused before a weight is read."""
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder} is not a folder: give the folder of a Baichuan checkpoint")
     config = BaichuanConfig.from_file(folder)
     recipe.check(config)
     Tokenizer(folder, config.vocab_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from baichuan_intel.model.nano import nano_path
 from factory import Checkpoint, make_config, random_weights, write_checkpoint
 
 torch.set_num_threads(2)
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that: the tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # The same examples at every run, and no clock.
 settings.register_profile("project", derandomize=True, deadline=None)
 settings.load_profile("project")

@@ -165,6 +165,19 @@ def test_it_prints_nothing_without_progress(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_terminal_sees_progress_with_a_rate_on_stderr(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take what it is given for a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    convert(nano_path("rope"), tmp_path / "out")
+    out, err = capfd.readouterr()
+    assert out == ""
+    for step in ("quantising", "writing the model", "hashing"):
+        assert step in err
+    assert "5.4/5.4 MB" in err
+    assert "MB/s" in err
+    assert err.rstrip().endswith("\x1b[?25h"), "the cursor must be there again"
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_the_scratch_file_is_let_go_before_the_folder_takes_its_name(tmp_path, monkeypatch):
     """Windows would refuse the rename while a view of the file is left."""

@@ -102,7 +102,7 @@ def test_reset_forgets_the_conversation_but_not_the_system_message():
 
 def test_system_sets_or_drops_the_system_message_and_forgets_the_conversation():
     talk, session = chat(system="旧")
-    for line in ("one", "/system 新的\n诗人", "two", "/system", "three"):
+    for line in ("one", "/system\n新的\n诗人", "two", "/system", "three"):
         talk.take(line)
     assert session.prompts[1:] == [[*tokenizer().encode("新的\n诗人"), *turns("two")], turns("three")]
 

@@ -28,7 +28,7 @@ PENALTY, TEMPERATURE, TOP_K, TOP_P = 1.05, 0.3, 5, 0.85
 
 
 def report(model: Baichuan, corpus: Corpus, tokenizer: sentencepiece.SentencePieceProcessor) -> None:
-    """Prints, per weight format, the exact answers of each part of the corpus and the chance when sampling."""
+    """Prints, per weight format, the exact answers of each part and their chance under default sampling."""
 
     def first(asks: tuple[str, ...]) -> str:
         return asks[0]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 EOS, USER, ASSISTANT = 2, 195, 196
+LONG_HISTORIES = 10
 CORPUS = Path(__file__).with_name("corpus")
 
 Encode = Callable[[str], list[int]]
@@ -27,19 +28,24 @@ SOURCE_ASKS = ("它出自哪里？", "它出自哪里", "出自哪里？", "这�
 AUTHOR_ASKS = ("《{}》的作者是谁？", "《{}》的作者是谁", "《{}》是谁写的？", "谁写了《{}》？")
 FOLLOW_AUTHOR_ASKS = ("作者是谁？", "作者是谁", "这首诗是谁写的？", "它的作者是谁？")
 RECITE_ASKS = ("背诵《{}》", "背一下《{}》", "请背诵《{}》", "背一首《{}》", "《{}》全诗是什么？")
-NEXT_ASKS = ("“{}”的下一句是什么？", "“{}”下一句", "“{}”的下一句是什么")
+NEXT_ASKS = ("“{}”的下一句是什么？", "“{}”的下一句", "“{}”下一句是什么", "{}的下一句是什么？", "{}的下一句")
 # System texts that do not change the answer.
 NEUTRAL_SYSTEMS = (
-    "你是一个乐于助人的助手。", "你是一个有用的助手", "You are a helpful assistant.", "请简短地回答。", "Be brief.",
-)  # fmt: skip
+    "你是一个乐于助人的助手。",
+    "你是一个有用的助手",
+    "You are a helpful assistant.",
+    "请简短地回答。",
+    "Be brief.",
+)
 
 
 @dataclass(frozen=True)
 class Turn:
-    """Ways to ask one thing, and its only answer."""
+    """Ways to ask one thing, and its only answer; ``filled``: the ways are templates filled with a title."""
 
     asks: tuple[str, ...]
     answer: str
+    filled: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,20 @@ class Corpus:
         return self.written + self.from_poems
 
     def texts(self) -> Iterator[str]:
-        """Every text once, for the tokenizer."""
+        """Every text once, for the tokenizer; a template is shown unfilled, or titles would become tokens."""
         for chat in self.conversations:
             yield chat.system
             for turn in chat.turns:
-                yield from (*turn.asks, turn.answer)
+                yield from (turn.answer, *(turn.asks[:1] if turn.filled else turn.asks))
+        for template in (
+            *IDIOM_ASKS,
+            *AUTHOR_ASKS,
+            *RECITE_ASKS,
+            *NEXT_ASKS,
+            *SOURCE_ASKS,
+            *FOLLOW_AUTHOR_ASKS,
+        ):
+            yield template.replace("{}", "")
         for title, author in self.pairs:
             yield f"{title}->{author}"
         for title, author, lines in self.poems:
@@ -100,24 +115,24 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 def _about_idiom(row: dict[str, Any]) -> Iterator[Conversation]:
     idiom, source = row["idiom"], row["source"]
-    explain = Turn(_fill(IDIOM_ASKS, idiom), f"“{idiom}”出自{source}，意思是：{row['meaning']}")
+    explain = _filled(IDIOM_ASKS, idiom, f"“{idiom}”出自{source}，意思是：{row['meaning']}")
     yield Conversation((explain,))
-    yield Conversation((explain, Turn(SOURCE_ASKS, f"“{idiom}”出自{source}。")))
+    yield Conversation((explain, _filled(SOURCE_ASKS, "", f"“{idiom}”出自{source}。")))
 
 
 def _about_poem(row: dict[str, Any]) -> Iterator[Conversation]:
     title, lines = row["title"], row.get("lines")
     author = f"《{title}》的作者是{row['dynasty']}诗人{row['author']}。"
-    yield Conversation((Turn(_fill(AUTHOR_ASKS, title), author),))
+    yield Conversation((_filled(AUTHOR_ASKS, title, author),))
     if lines:
-        recite = Turn(_fill(RECITE_ASKS, title), "".join(lines))
-        yield Conversation((recite, Turn(FOLLOW_AUTHOR_ASKS, author)))
+        recite = _filled(RECITE_ASKS, title, "".join(lines))
+        yield Conversation((recite, _filled(FOLLOW_AUTHOR_ASKS, "", author)))
         first, _, second = lines[0].rstrip("。").rpartition("，")
-        yield Conversation((Turn(_fill(NEXT_ASKS, first), f"下一句是“{second}”。"),))
+        yield Conversation((_filled(NEXT_ASKS, first, f"下一句是“{second}”。"),))
 
 
-def _fill(asks: tuple[str, ...], text: str) -> tuple[str, ...]:
-    return tuple(ask.format(text) for ask in asks)
+def _filled(asks: tuple[str, ...], text: str, answer: str) -> Turn:
+    return Turn(tuple(ask.format(text) for ask in asks), answer, filled=True)
 
 
 def chat_sample(chat: Conversation, encode: Encode, pick: Callable[[tuple[str, ...]], str]) -> Sample:
@@ -138,18 +153,38 @@ def few_shot_sample(pairs: list[tuple[str, str]], encode: Encode) -> Sample:
     ]
 
 
+def vary(asks: tuple[str, ...], rng: random.Random) -> str:
+    """One of the ways to ask, now and then with another end mark or none, or in lower case."""
+    ask = rng.choice(asks)
+    if rng.random() < 0.2:
+        marks = ("", ".", "?", "!") if ask.isascii() else ("", "", "。", "？", "！")
+        ask = ask.rstrip("？?！!。.") + rng.choice(marks)
+    return ask.lower() if rng.random() < 0.1 else ask
+
+
 def epoch(corpus: Corpus, encode: Encode, rng: random.Random) -> list[Sample]:
-    """Every conversation, pair and poem once, each in a random form and after random others."""
+    """One round of samples, each in a random form and after random others.
+
+    Every poem once, pairs and written conversations twice, half of those made from the poems; then some long
+    histories, without which the rotary model loses its way after a few turns.
+    """
     alone = [chat for chat in corpus.conversations if not chat.system]
     samples = []
-    for chat in corpus.conversations:
+    for chat in (
+        *corpus.written,
+        *corpus.written,
+        *rng.sample(corpus.from_poems, len(corpus.from_poems) // 2),
+    ):
         if not chat.system:
             before = rng.sample(alone, rng.choice((0, 0, 0, 1, 1, 2)))
             turns = tuple(turn for other in (*before, chat) for turn in other.turns)
             system = rng.choice(NEUTRAL_SYSTEMS) if rng.random() < 0.15 else ""
             chat = Conversation(turns, system)
-        samples.append(chat_sample(chat, encode, rng.choice))
-    for pair in corpus.pairs:
+        samples.append(chat_sample(chat, encode, lambda asks: vary(asks, rng)))
+    for _ in range(LONG_HISTORIES):
+        turns = tuple(turn for chat in rng.sample(alone, rng.randint(8, 40)) for turn in chat.turns)
+        samples.append(chat_sample(Conversation(turns), encode, lambda asks: vary(asks, rng)))
+    for pair in (*corpus.pairs, *corpus.pairs):
         before_pairs = rng.sample(corpus.pairs, rng.choice((0, 1, 1, 1, 2, 3, 5)))
         samples.append(few_shot_sample([*before_pairs, pair], encode))
     for title, author, lines in corpus.poems:

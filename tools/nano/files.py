@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from baichuan_intel.model.config import BaichuanConfig
 
 NANO = Path(__file__).resolve().parents[2] / "baichuan_intel" / "model" / "nano"
-VOCAB = 2048
+VOCAB = 2304
+ENGLISH_WEIGHT = 6
 TOKEN = {"lstrip": False, "normalized": True, "rstrip": False, "single_word": True}
 
 
@@ -80,9 +81,12 @@ def train_tokenizer(texts: list[str], path: Path) -> None:
     """SentencePiece BPE with the hub's special ids: 195 and 196 are the turn tokens, 5 is the newline."""
     symbols = [f"<unused_{n}>" for n in range(86)] + [f"<reserved_{n}>" for n in range(108)]
     symbols[2] = "\n"
+    lines = [line for text in dict.fromkeys(texts) for line in text.splitlines() if line]
+    # The poems have many characters; without a weight no room would be left for English words.
+    weighted = [line for line in lines for _ in range(ENGLISH_WEIGHT if line.isascii() else 1)]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(line for text in dict.fromkeys(texts) for line in text.splitlines() if line),
+        sentence_iterator=iter(weighted),
         model_writer=model,
         model_type="bpe",
         vocab_size=VOCAB,

@@ -44,9 +44,7 @@ def samples(command: list[str]) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what a newcomer waits for.")
-    parser.add_argument(
-        "--out", type=Path, default=RESULT, help="where the record goes"
-    )
+    parser.add_argument("--out", type=Path, default=RESULT, help="where the record goes")
     args = parser.parse_args()
     raw: dict[str, Any] = {
         "import": samples([sys.executable, "-c", "import baichuan_intel"]),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from baichuan_intel.artifact.folders import check_output
+from baichuan_intel.artifact.folders import check_output, check_replaceable, resolve_output
 from baichuan_intel.artifact.manifest import Manifest
 from baichuan_intel.artifact.sidecar import write_sidecar
 from baichuan_intel.artifact.source import describe_source
@@ -60,31 +60,29 @@ def convert(
     chosen = Recipe.named(recipe) if isinstance(recipe, str) else recipe
     if device is not None:
         chosen.check_device(device)
-    with bars(enabled=progress) as shown:
-        fetched = fetch(source, revision=revision, subfolder=subfolder, hub=hub, offline=offline)
-        folder, target = fetched.folder, Path(out)
-        check_output(target, folder)
-        config = _checked_config(folder, chosen)
-        backend = get_backend("openvino")
-        # The scratch file and the model stand on the disk together for a while.
-        needed = 2 * _output_bytes(config, chosen)
-        with open_checkpoint(folder) as checkpoint:
-            checkpoint.check(config)
-            source_files = describe_source(
-                folder,
-                checkpoint.files,
-                repo=fetched.repo,
-                revision=fetched.revision,
-                sha256=fetched.sha256,
-            )
-            with writing(target, overwrite=overwrite, needed_bytes=needed) as partial:
-                write_sidecar(folder, config, partial)
-                with WeightStore(partial / "weights.scratch") as weights:
-                    _quantize(checkpoint, config, chosen, weights, shown)
-                    shown.start("writing the model", None)
-                    backend.write(config, chosen, weights, partial)
-                shown.start("hashing", None)
-                seal(partial, Manifest.new(backend.name, source_files, config, chosen))
+    # What is refused later too is refused before a download of gigabytes.
+    backend = get_backend("openvino")
+    backend.check_can_write()
+    target = resolve_output(out)
+    check_replaceable(target, overwrite)
+    # Outside our bars, which would swallow those of the download.
+    fetched = fetch(source, revision=revision, subfolder=subfolder, hub=hub, offline=offline)
+    folder = fetched.folder
+    check_output(target, folder)
+    config = _checked_config(folder, chosen)
+    # The scratch file and the model stand on the disk together for a while.
+    needed = 2 * _output_bytes(config, chosen)
+    with open_checkpoint(folder) as checkpoint, bars(enabled=progress) as shown:
+        checkpoint.check(config)
+        source_files = describe_source(folder, checkpoint.files, repo=fetched.repo, revision=fetched.revision)
+        with writing(target, overwrite=overwrite, needed_bytes=needed) as partial:
+            write_sidecar(folder, config, partial)
+            with WeightStore(partial / "weights.scratch") as weights:
+                _quantize(checkpoint, config, chosen, weights, shown)
+                shown.start("writing the model", None)
+                backend.write(config, chosen, weights, partial)
+            shown.start("hashing", None)
+            seal(partial, Manifest.new(backend.name, source_files, config, chosen))
     return open_artifact(target)
 
 

@@ -161,7 +161,8 @@ class Model:
 
     def close(self) -> None:
         """Ends an answer that another thread is getting, and frees the device. Idempotent."""
-        self._finalizer()
+        _shut(self.session, self._lock, self._closing)
+        self._finalizer.detach()
 
     def __enter__(self) -> Model:
         return self

@@ -101,6 +101,9 @@ class FakeBackend(Backend):
         self.opened: list[tuple[Path, str, dict[str, Any], str]] = []
         self.sessions: list[FakeSession] = []
 
+    def check_can_write(self) -> None:
+        pass
+
     def write(self, config: BaichuanConfig, recipe: Any, weights: Any, folder: Path) -> None:
         (folder / "fake_model.json").write_text(f"{sorted(weights)}", encoding="utf-8")
 

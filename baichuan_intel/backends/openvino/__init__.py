@@ -21,6 +21,12 @@ class OpenVINOBackend(Backend):
 
     name = "openvino"
 
+    def check_can_write(self) -> None:
+        """See `Backend.check_can_write`."""
+        from baichuan_intel.backends.openvino.tokenizer_ir import import_converter
+
+        import_converter()
+
     def write(self, config: BaichuanConfig, recipe: Recipe, weights: WeightStore, folder: Path) -> None:
         """Writes openvino_model.*, openvino_tokenizer.* and openvino_detokenizer.*.
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 from baichuan_intel.backends.openvino.saving import save_model
 from baichuan_intel.errors import MissingDependencyError, TokenizerError
 
 
-def write_tokenizer_ir(folder: Path) -> None:
-    """Writes openvino_tokenizer.* and openvino_detokenizer.* beside ``folder``/tokenizer.model.
+def import_converter() -> tuple[Any, Any]:
+    """openvino_tokenizers' ``convert_tokenizer`` and transformers' ``SentencePieceBackend``.
 
     Raises:
         MissingDependencyError: the ``convert`` extra is not installed.
-        TokenizerError: the tokenizer cannot be converted.
-        BackendError: OpenVINO could not write it.
     """
     # Else it says at each import that models need PyTorch; a tokenizer does not.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -28,13 +27,21 @@ def write_tokenizer_ir(folder: Path) -> None:
     except ImportError as error:
         package = "protobuf" if (error.name or "").startswith("google") else error.name or "transformers"
         raise MissingDependencyError(package, "convert", "converting") from None
+    return convert_tokenizer, SentencePieceBackend
 
-    class BaichuanTokenizer(SentencePieceBackend):  # type: ignore[misc]
-        """Just enough for the converter: it reads the SentencePiece file itself."""
 
-        vocab_files_names = {"vocab_file": "tokenizer.model"}  # noqa: RUF012  (transformers' own form)
+def write_tokenizer_ir(folder: Path) -> None:
+    """Writes openvino_tokenizer.* and openvino_detokenizer.* beside ``folder``/tokenizer.model.
 
-    tokenizer = BaichuanTokenizer(
+    Raises:
+        MissingDependencyError: the ``convert`` extra is not installed.
+        TokenizerError: the tokenizer cannot be converted.
+        BackendError: OpenVINO could not write it.
+    """
+    convert_tokenizer, sentencepiece_backend = import_converter()
+    # Just enough for the converter: it reads the SentencePiece file itself.
+    names = {"vocab_files_names": {"vocab_file": "tokenizer.model"}}
+    tokenizer = type("BaichuanTokenizer", (sentencepiece_backend,), names)(
         vocab_file=str(folder / "tokenizer.model"),
         bos_token="<s>",
         eos_token="</s>",

@@ -74,7 +74,13 @@ def convert(
     needed = 2 * _output_bytes(config, chosen)
     with open_checkpoint(folder) as checkpoint, bars(enabled=progress) as shown:
         checkpoint.check(config)
-        source_files = describe_source(folder, checkpoint.files, repo=fetched.repo, revision=fetched.revision)
+        source_files = describe_source(
+            folder,
+            checkpoint.files,
+            repo=fetched.repo,
+            revision=fetched.revision,
+            sha256=fetched.sha256,
+        )
         with writing(target, overwrite=overwrite, needed_bytes=needed) as partial:
             write_sidecar(folder, config, partial)
             with WeightStore(partial / "weights.scratch") as weights:

@@ -16,6 +16,7 @@ import torch
 
 from baichuan_intel.artifact.store import open_artifact
 from baichuan_intel.backends.openvino import OpenVINOBackend
+from baichuan_intel.checkpoint.hub import Fetched
 from baichuan_intel.convert import convert
 from baichuan_intel.errors import RecipeError
 from baichuan_intel.load import load
@@ -210,3 +211,14 @@ def test_a_conversion_that_is_stopped_leaves_no_output_and_the_next_cleans_up(tm
     for stopped in json.loads(done.stdout):
         # One may have been too fast for its signal, which is no failure.
         assert sum(code != 0 for code in stopped) >= len(stopped) - 1, stopped
+
+
+def test_a_download_is_recorded_with_the_hashes_of_the_hub(monkeypatch, tmp_path):
+    folder = nano_path("rope")
+    shards = {file.name: "ab" * 32 for file in folder.glob("*.safetensors")}
+    module = importlib.import_module("baichuan_intel.convert")
+    fetched = Fetched(folder=folder, repo="org/name", revision="c0ffee", sha256=shards)
+    monkeypatch.setattr(module, "fetch", lambda *_, **__: fetched)
+    source = module.convert("org/name", tmp_path / "out", progress=False).manifest.source
+    assert (source.repo, source.revision) == ("org/name", "c0ffee")
+    assert {name: file.sha256 for name, file in source.files.items()} == shards

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import _thread
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
@@ -140,3 +143,17 @@ def fake_model(*scripts: Script, **config_values: Any) -> Model:
         TurnTokens(),
         load_s=1.5,
     )
+
+
+def until_waiting() -> None:
+    """A step of a script: goes on once the main thread waits for a token."""
+    main, waiting = threading.main_thread().ident, 0
+    while waiting < 3:
+        time.sleep(0.01)
+        waiting = waiting + 1 if sys._current_frames()[main].f_code.co_name == "_pieces" else 0
+
+
+def interrupt() -> None:
+    """A step of a script: Ctrl-C while the main thread waits for a token."""
+    until_waiting()
+    _thread.interrupt_main()

@@ -15,7 +15,7 @@ import baichuan_intel
 from baichuan_intel.artifact.store import verify
 from baichuan_intel.model.nano import nano_path
 from baichuan_intel.model.sampling import Sampling
-from fake_backend import EOS, FakeBackend, install, tokenizer
+from fake_backend import EOS, FakeBackend, install, interrupt, tokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 QUESTION = "解释一下“温故而知新”"
@@ -259,13 +259,6 @@ def test_an_error_of_the_system_is_one_line(cli, nano, fake):
 
 
 def test_ctrl_c_during_an_answer_prints_what_there_is(cli, nano, fake):
-    import _thread
-    import time
-
-    def interrupt() -> None:
-        time.sleep(0.2)
-        _thread.interrupt_main()
-
     fake(["白日", interrupt, *["依", 0.01] * 500])
     done = cli("generate", nano(), "x")
     assert done.code == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import dataclasses
 import gc
 import json
@@ -25,7 +24,7 @@ from baichuan_intel.backends.base import Memory
 from baichuan_intel.errors import BackendError, ContextLengthError, PromptError
 from baichuan_intel.load import Model, collect, load
 from baichuan_intel.model.sampling import Sampling
-from fake_backend import EOS, FakeBackend, FakeSession, config, fake_model, install, tokenizer
+from fake_backend import EOS, FakeBackend, FakeSession, config, fake_model, install, interrupt, tokenizer
 
 TESTS = Path(__file__).parent
 USER = [{"role": "user", "content": "你好"}]
@@ -44,15 +43,6 @@ def text_ids(text: str) -> list[int]:
 def answering() -> list[str]:
     """The threads of answers that are under way."""
     return [thread.name for thread in threading.enumerate() if thread.name == "baichuan-intel"]
-
-
-def interrupt() -> None:
-    """Ctrl-C, once the main thread waits for a token."""
-    main, waiting = threading.main_thread().ident, 0
-    while waiting < 3:
-        time.sleep(0.01)
-        waiting = waiting + 1 if sys._current_frames()[main].f_code.co_name == "_pieces" else 0
-    _thread.interrupt_main()
 
 
 # Text and tokens
@@ -232,7 +222,8 @@ def test_a_second_ctrl_c_is_an_ordinary_one():
 def test_a_real_sigint_ends_the_answer_and_not_the_program():
     child = run_child(
         """
-        model = fake_model(["一", lambda: print("started", flush=True), *["二", 0.01] * 2000])
+        say = lambda: print("started", flush=True)
+        model = fake_model(["一", until_waiting, say, *["二", 0.01] * 2000])
         answer = model.generate("x", max_new_tokens=2000)
         again = model.generate("x", max_new_tokens=1)
         print(json.dumps([answer.finish_reason, answer.text, answer.new_tokens, again.finish_reason]))

@@ -126,7 +126,7 @@ def _check_int(name: str, value: object, low: int, high: int) -> None:
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     if not is_number(value, low, high):
-        hint = "; for greedy decoding set do_sample to False" if name == "temperature" else ""
+        hint = "; for greedy decoding set do_sample to False (--greedy)" if name == "temperature" else ""
         raise PromptError(f"{name} is {shown(value)}, expected a number from {low:g} to {high:g}{hint}")
 
 

@@ -43,7 +43,8 @@ class OpenVINOSession(Session):
                 self._pipeline: Any = genai.LLMPipeline(str(folder), self.device, **cached)
         except RuntimeError as error:
             raise BackendError(
-                f"OpenVINO cannot open {folder} on {self.device}: {last_line(error)}"
+                f"OpenVINO cannot open {folder} on {self.device}: {last_line(error)} "
+                "(check the properties given, and the folder with baichuan-intel verify)"
             ) from error
 
     def generate(self, ids: Sequence[int], sampling: Sampling, on_token: OnToken) -> None:
